@@ -1,0 +1,227 @@
+"""Every error modelreg raises on purpose.
+
+    ModelregError                       exit  1
+     ├─ Untrusted                             do not use these bytes
+     │   ├─ SignatureMissing                 10
+     │   ├─ SignerNotAllowed                 12
+     │   ├─ SignatureInvalid                 13   signature, certificate, statement
+     │   ├─ StaleTrust                       14   trust policy, revocation list
+     │   ├─ ManifestInvalid                  20
+     │   └─ DigestMismatch                   20
+     ├─ Refused                               the bytes may be fine, the answer is no
+     │   ├─ Quarantined                      21
+     │   ├─ Revoked                          21
+     │   ├─ PolicyRefused                    22
+     │   ├─ Unauthenticated                  30
+     │   └─ Forbidden                        30
+     ├─ NotFound                             11
+     ├─ Conflict                              1
+     ├─ Invalid                               2   what the caller typed or sent
+     ├─ TooLarge                              2
+     ├─ Unreachable                          31
+     ├─ RecordUnavailable                    32   the custody log cannot be written
+     └─ Misconfigured                         1
+
+On the wire an error is RFC 9457 problem details whose `type` is `urn:modelreg:problem:<code>`; `wire` maps both ways.
+Facts are JSON values that say what, where and which; the message (`detail`) is a sentence for people, ending in what to
+do next where there is something to do.
+"""
+
+from typing import Any, ClassVar
+
+
+class ModelregError(Exception):
+    """Base of the tree. `facts` are JSON values; they travel in the problem body beside the message."""
+
+    code: ClassVar[str] = "error"
+    title: ClassVar[str] = "The operation failed"
+    exit_code: ClassVar[int] = 1
+    status: ClassVar[int] = 500
+
+    def __init__(self, detail: str, **facts: Any) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.facts = facts
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.detail, self.facts)
+
+
+def _rebuild(kind: type[ModelregError], detail: str, facts: dict[str, Any]) -> ModelregError:
+    return kind(detail, **facts)
+
+
+class Untrusted(ModelregError):
+    """What was received must not be used."""
+
+    code = "untrusted"
+    title = "The data cannot be trusted"
+    exit_code = 13
+    status = 422
+
+
+class SignatureMissing(Untrusted):
+    """There is no signature where the trust policy demands one."""
+
+    code = "signature-missing"
+    title = "No signature"
+    exit_code = 10
+
+
+class SignerNotAllowed(Untrusted):
+    """The signature is good, but no rule of the trust policy allows this signer for this repository."""
+
+    code = "signer-not-allowed"
+    title = "The signer is not allowed"
+    exit_code = 12
+
+
+class SignatureInvalid(Untrusted):
+    """The bundle, its signature, certificate chain or statement does not hold."""
+
+    code = "signature-invalid"
+    title = "The signature does not hold"
+
+
+class StaleTrust(Untrusted):
+    """The trust policy or its revocation list is too old, or older than one this machine has already seen."""
+
+    code = "trust-stale"
+    title = "Trust data is stale"
+    exit_code = 14
+
+
+class ManifestInvalid(Untrusted):
+    """Bytes that are not a canonical manifest v1."""
+
+    code = "manifest-invalid"
+    title = "The manifest is not valid"
+    exit_code = 20
+
+
+class DigestMismatch(Untrusted):
+    """Bytes differ from the digest they were promised under. Facts: `path`, `expected`, `measured`, maybe `chunk`."""
+
+    code = "digest-mismatch"
+    title = "The bytes are not what the manifest says"
+    exit_code = 20
+
+
+class Refused(ModelregError):
+    """Understood, and the answer is no."""
+
+    code = "refused"
+    title = "Refused"
+    exit_code = 22
+    status = 403
+
+
+class Quarantined(Refused):
+    """The artifact is temporarily not served."""
+
+    code = "quarantined"
+    title = "The artifact is quarantined"
+    exit_code = 21
+
+
+class Revoked(Refused):
+    """The artifact, its signer, key or certificate is permanently distrusted."""
+
+    code = "revoked"
+    title = "Revoked"
+    exit_code = 21
+
+
+class PolicyRefused(Refused):
+    """A policy decided against the operation; facts carry every reason."""
+
+    code = "policy-refused"
+    title = "The policy refused"
+
+
+class Unauthenticated(Refused):
+    """No credential, or one that is malformed, unknown, expired or revoked (deliberately not told apart)."""
+
+    code = "unauthenticated"
+    title = "Not authenticated"
+    exit_code = 30
+    status = 401
+
+
+class Forbidden(Refused):
+    """The principal may know that the thing exists, but may not do this to it."""
+
+    code = "forbidden"
+    title = "Not allowed"
+    exit_code = 30
+
+
+class NotFound(ModelregError):
+    """Absent, or hidden from this principal: the two answer alike."""
+
+    code = "not-found"
+    title = "Not found"
+    exit_code = 11
+    status = 404
+
+
+class Conflict(ModelregError):
+    """The present state forbids the change."""
+
+    code = "conflict"
+    title = "Conflict"
+    status = 409
+
+
+class Invalid(ModelregError):
+    """What the caller typed or sent is malformed. Facts: `field`, `value` (at most 200 characters)."""
+
+    code = "invalid"
+    title = "Malformed input"
+    exit_code = 2
+    status = 422
+
+
+class TooLarge(ModelregError):
+    """A named limit is exceeded. Facts: `limit`, `value`."""
+
+    code = "too-large"
+    title = "Too large"
+    exit_code = 2
+    status = 413
+
+
+class Unreachable(ModelregError):
+    """The registry or its storage did not answer usefully; trying again later may help."""
+
+    code = "unreachable"
+    title = "Not reachable"
+    exit_code = 31
+    status = 503
+
+
+class RecordUnavailable(ModelregError):
+    """The custody log cannot be written or is not intact; nothing is served without it."""
+
+    code = "record-unavailable"
+    title = "The custody log is unavailable"
+    exit_code = 32
+    status = 503
+
+
+class Misconfigured(ModelregError):
+    """A setting, file or installation on this machine is wrong. Facts: `setting` or `path`."""
+
+    code = "misconfigured"
+    title = "Misconfigured"
+
+
+def all_errors() -> tuple[type[ModelregError], ...]:
+    """Every class of the tree, parents before children."""
+    found: list[type[ModelregError]] = []
+    todo: list[type[ModelregError]] = [ModelregError]
+    while todo:
+        kind = todo.pop(0)
+        found.append(kind)
+        todo.extend(kind.__subclasses__())
+    return tuple(found)
