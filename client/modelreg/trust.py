@@ -1,0 +1,331 @@
+"""The trust policy: who may sign for which repository, and how that is proven (docs/spec/trust-policy.md).
+
+    schema = "modelreg/trust-policy/v1"
+    version = 3                             # only ever raised; a lower one than seen before is refused
+    expires = 2027-05-01T00:00:00Z
+
+    [authorities.corp-pki]
+    method = "certificate"                  # fixed here, never by a bundle
+    usage = "codeSigning"                   # what the leaf must be for; or "digitalSignature"
+    roots = ['''-----BEGIN CERTIFICATE-----…''']
+
+    [authorities.ops]
+    method = "key"
+    keys = [{name = "ops-2026", pem = '''-----BEGIN PUBLIC KEY-----…''', not_after = 2027-01-01T00:00:00Z}]
+
+    [[rules]]                               # the first rule that names the repository decides; no rule, no trust
+    repositories = ["acme/*"]
+    allow = [{authority = "corp-pki", identities = ["email:*@acme.example"]}]
+
+    [revocations]                           # must be there, may be empty
+    updated_at = 2026-11-23T00:00:00Z
+    max_age_seconds = 31536000
+    artifacts = []                          # sha256:…
+    signers = []                            # {identity = "email:…"} or {key = "sha256:…"}, optional from = time
+
+This module is the value; reading the file and remembering the version is `pinning`'s work.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from modelreg.digests import Digest, sha256_of
+from modelreg.errors import Misconfigured, ModelregError, StaleTrust
+from modelreg.references import glob_matches
+
+SCHEMA = "modelreg/trust-policy/v1"
+MAX_POLICY_BYTES = 1024 * 1024
+MAX_CLOCK_SKEW = timedelta(minutes=5)
+
+Usage = Literal["codeSigning", "digitalSignature"]
+
+
+@dataclass(frozen=True)
+class KeyAuthority:
+    """Public keys by name; the signer identity is `key:<name>`."""
+
+    keys: tuple["PinnedKey", ...]
+    legacy_0_2: bool = False
+
+
+@dataclass(frozen=True)
+class PinnedKey:
+    """One public key. `key_id` is the SHA-256 of its DER form (SubjectPublicKeyInfo)."""
+
+    name: str
+    public_key: ec.EllipticCurvePublicKey
+    key_id: Digest
+    not_after: datetime | None
+
+
+@dataclass(frozen=True)
+class CertificateAuthority:
+    """Pinned roots; identities come from the leaf: `email:`, `uri:`, `dns:` (SAN) or `subject:` (RFC 4514)."""
+
+    roots: tuple[x509.Certificate, ...]
+    usage: Usage
+    legacy_0_2: bool = False
+
+
+Authority = KeyAuthority | CertificateAuthority
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """One way to be trusted: this authority says who it is, and one of these patterns names them."""
+
+    authority: str
+    identities: tuple[str, ...]
+
+    def names(self, identity: str) -> bool:
+        """Whether a pattern matches; an empty list matches nobody."""
+        return any(glob_matches(pattern, identity) for pattern in self.identities)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Repositories by anchored glob, and who may sign for them."""
+
+    repositories: tuple[str, ...]
+    allow: tuple[Allowed, ...]
+
+
+@dataclass(frozen=True)
+class RevokedSigner:
+    """An identity, key or certificate that is not believed for signatures made at `since` or later (None: ever)."""
+
+    identity: str | None
+    key_id: Digest | None
+    since: datetime | None
+
+
+@dataclass(frozen=True)
+class Revocations:
+    """The list of what is distrusted, with the age after which the list itself is."""
+
+    updated_at: datetime
+    max_age: timedelta
+    artifacts: frozenset[Digest]
+    signers: tuple[RevokedSigner, ...]
+
+
+@dataclass(frozen=True)
+class TrustPolicy:
+    """A parsed policy. `digest` is the SHA-256 of its bytes."""
+
+    version: int
+    expires: datetime
+    authorities: Mapping[str, Authority]
+    rules: tuple[Rule, ...]
+    revocations: Revocations
+    digest: Digest
+
+    def allowed_for(self, repository: str) -> tuple[Allowed, ...]:
+        """Who may sign for a repository by the first rule that names it; nobody when none does."""
+        for rule in self.rules:
+            if any(glob_matches(pattern, repository) for pattern in rule.repositories):
+                return rule.allow
+        return ()
+
+    def require_fresh(self, now: datetime) -> None:
+        """Refuse a policy that has expired and a revocation list that is too old or from the future.
+
+        Raises:
+            StaleTrust: which of the two, and since when.
+        """
+        if now >= self.expires:
+            raise StaleTrust(
+                f"the trust policy expired at {self.expires:%Y-%m-%d %H:%M}Z; fetch or write a newer version"
+            )
+        oldest = now - self.revocations.max_age
+        if self.revocations.updated_at < oldest:
+            raise StaleTrust(
+                f"the revocation list is from {self.revocations.updated_at:%Y-%m-%d %H:%M}Z and may be at most "
+                f"{int(self.revocations.max_age.total_seconds())} seconds old; fetch a newer trust policy"
+            )
+        if self.revocations.updated_at > now + MAX_CLOCK_SKEW:
+            raise StaleTrust("the revocation list is dated in the future; check this machine's clock")
+
+
+def parse(raw: bytes) -> TrustPolicy:
+    """Read a trust policy (TOML). The bytes come from the operator, but a wrong one must not be half understood.
+
+    Raises:
+        Misconfigured: any unknown, missing or malformed member, an empty list that would match nothing or everything.
+    """
+    if len(raw) > MAX_POLICY_BYTES:
+        raise Misconfigured(f"the trust policy has {len(raw)} bytes; the limit is {MAX_POLICY_BYTES}")
+    try:
+        document = tomllib.loads(raw.decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Misconfigured(f"the trust policy is not TOML: {error}") from None
+    members = _table(document, "trust policy", "schema", "version", "expires", "authorities", "rules", "revocations")
+    if members["schema"] != SCHEMA:
+        raise Misconfigured(f"the trust policy's schema is {members['schema']!r}, not {SCHEMA!r}")
+    version = members["version"]
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise Misconfigured(f"the trust policy's version is {version!r}, not a whole number from 1")
+    authorities = {
+        name: _authority(table, f"authorities.{name}")
+        for name, table in _table(members["authorities"], "authorities").items()
+    }
+    rules = tuple(_rule(item, f"rules[{at}]", authorities) for at, item in enumerate(_list(members["rules"], "rules")))
+    return TrustPolicy(
+        version=version,
+        expires=_time(members["expires"], "expires"),
+        authorities=authorities,
+        rules=rules,
+        revocations=_revocations(members["revocations"]),
+        digest=sha256_of(raw),
+    )
+
+
+def _authority(untrusted: Any, where: str) -> Authority:
+    if not isinstance(untrusted, dict):
+        raise Misconfigured(f"{where} is not a table")
+    method = untrusted.get("method")
+    if method == "key":
+        members = _table(untrusted, where, "method", "keys", optional=("legacy_oms_0_2",))
+        keys = tuple(
+            _key(item, f"{where}.keys[{at}]") for at, item in enumerate(_list(members["keys"], f"{where}.keys"))
+        )
+        return KeyAuthority(keys, _flag(members, where))
+    if method == "certificate":
+        members = _table(untrusted, where, "method", "roots", "usage", optional=("legacy_oms_0_2",))
+        if members["usage"] not in {"codeSigning", "digitalSignature"}:
+            raise Misconfigured(f"{where}.usage is {members['usage']!r}; write codeSigning or digitalSignature")
+        roots = tuple(_certificate(pem, f"{where}.roots") for pem in _list(members["roots"], f"{where}.roots"))
+        return CertificateAuthority(roots, members["usage"], _flag(members, where))
+    raise Misconfigured(f"{where}.method is {method!r}; this version knows key and certificate")
+
+
+def _key(untrusted: Any, where: str) -> PinnedKey:
+    members = _table(untrusted, where, "name", "pem", optional=("not_after",))
+    try:
+        key = serialization.load_pem_public_key(_text(members["pem"], f"{where}.pem").encode())
+    except ValueError as error:
+        raise Misconfigured(f"{where}.pem is not a public key in PEM form: {error}") from None
+    not_after = _time(members["not_after"], f"{where}.not_after") if "not_after" in members else None
+    return PinnedKey(_text(members["name"], f"{where}.name"), require_curve(key, where), key_id_of(key), not_after)
+
+
+def require_curve(key: object, where: str) -> ec.EllipticCurvePublicKey:
+    """Return the key if it is ECDSA on P-256, P-384 or P-521, the curves OMS v1.0 names.
+
+    Raises:
+        Misconfigured: any other key.
+    """
+    if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in {"secp256r1", "secp384r1", "secp521r1"}:
+        return key
+    raise Misconfigured(f"{where}: only ECDSA keys on P-256, P-384 and P-521 sign artifacts")
+
+
+def key_id_of(key: Any) -> Digest:
+    """SHA-256 of a public key's DER form (SubjectPublicKeyInfo): one key has one id, however its text is wrapped."""
+    return sha256_of(key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo))
+
+
+def _certificate(pem: Any, where: str) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificate(_text(pem, where).encode())
+    except ValueError as error:
+        raise Misconfigured(f"{where} holds no certificate in PEM form: {error}") from None
+
+
+def _rule(untrusted: Any, where: str, authorities: Mapping[str, Authority]) -> Rule:
+    members = _table(untrusted, where, "repositories", "allow")
+    allow = []
+    for at, item in enumerate(_list(members["allow"], f"{where}.allow")):
+        entry = _table(item, f"{where}.allow[{at}]", "authority", "identities")
+        if entry["authority"] not in authorities:
+            raise Misconfigured(f"{where}.allow[{at}] names the authority {entry['authority']!r}, which is not defined")
+        allow.append(Allowed(entry["authority"], _texts(entry["identities"], f"{where}.allow[{at}].identities")))
+    return Rule(_texts(members["repositories"], f"{where}.repositories"), tuple(allow))
+
+
+def _revocations(untrusted: Any) -> Revocations:
+    members = _table(untrusted, "revocations", "updated_at", "max_age_seconds", optional=("artifacts", "signers"))
+    seconds = members["max_age_seconds"]
+    if not isinstance(seconds, int) or isinstance(seconds, bool) or not 0 < seconds <= 10 * 366 * 86400:
+        raise Misconfigured(f"revocations.max_age_seconds is {seconds!r}, not a number of seconds up to ten years")
+    signers = [_revoked_signer(item, at) for at, item in enumerate(_maybe_list(members, "signers"))]
+    return Revocations(
+        updated_at=_time(members["updated_at"], "revocations.updated_at"),
+        max_age=timedelta(seconds=seconds),
+        artifacts=frozenset(_digest(item, "revocations.artifacts") for item in _maybe_list(members, "artifacts")),
+        signers=tuple(signers),
+    )
+
+
+def _revoked_signer(untrusted: Any, at: int) -> RevokedSigner:
+    where = f"revocations.signers[{at}]"
+    members = _table(untrusted, where, optional=("identity", "key", "from"))
+    if ("identity" in members) == ("key" in members):
+        raise Misconfigured(f"{where} names an identity or a key (the sha256 of a key or certificate), one of them")
+    return RevokedSigner(
+        identity=_text(members["identity"], f"{where}.identity") if "identity" in members else None,
+        key_id=_digest(members["key"], f"{where}.key") if "key" in members else None,
+        since=_time(members["from"], f"{where}.from") if "from" in members else None,
+    )
+
+
+def _table(untrusted: Any, where: str, *required: str, optional: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The members of a table; with names given, exactly those. An unknown word is refused, not skipped."""
+    if not isinstance(untrusted, dict):
+        raise Misconfigured(f"{where} is not a table")
+    if missing := [name for name in required if name not in untrusted]:
+        raise Misconfigured(f"{where} lacks {', '.join(missing)}")
+    if (required or optional) and (unknown := untrusted.keys() - {*required, *optional}):
+        raise Misconfigured(f"{where} has the unknown member {', '.join(sorted(unknown))}")
+    return untrusted
+
+
+def _list(untrusted: Any, where: str) -> list[Any]:
+    # Vacuous truth is never what the author meant: every list that grants trust has something in it.
+    if not isinstance(untrusted, list) or not untrusted:
+        raise Misconfigured(f"{where} is not a list with at least one entry")
+    return untrusted
+
+
+def _maybe_list(members: dict[str, Any], name: str) -> list[Any]:
+    value = members.get(name, [])
+    if not isinstance(value, list):
+        raise Misconfigured(f"revocations.{name} is not a list")
+    return value
+
+
+def _texts(untrusted: Any, where: str) -> tuple[str, ...]:
+    return tuple(_text(item, where) for item in _list(untrusted, where))
+
+
+def _text(untrusted: Any, where: str) -> str:
+    if not isinstance(untrusted, str) or not untrusted:
+        raise Misconfigured(f"{where} is not a text")
+    return untrusted
+
+
+def _flag(members: dict[str, Any], where: str) -> bool:
+    value = members.get("legacy_oms_0_2", False)
+    if not isinstance(value, bool):
+        raise Misconfigured(f"{where}.legacy_oms_0_2 is not true or false")
+    return value
+
+
+def _time(untrusted: Any, where: str) -> datetime:
+    if not isinstance(untrusted, datetime) or untrusted.tzinfo is None:
+        raise Misconfigured(f"{where} is not a time with an offset, such as 2027-05-01T00:00:00Z")
+    return untrusted.astimezone(UTC)
+
+
+def _digest(untrusted: Any, where: str) -> Digest:
+    try:
+        return Digest.parse(_text(untrusted, where))
+    except ModelregError as error:
+        raise Misconfigured(f"{where}: {error.detail}") from None

@@ -1,0 +1,366 @@
+"""Deciding whether bytes may be used (docs/spec/verification.md). No IO: bundle, manifest, policy and `now` come in.
+
+`verify` performs, in this order of meaning; the numbers stand at the code:
+
+1. Parse within limits; exactly one signature; bundle, payload and predicate types as expected.
+2. The trust policy picks the method (key, certificate); a bundle never does.
+3. Signature over the exact payload bytes.
+4. Certificate chain to pinned roots, usage, validity at a trusted time (no bundle carries one yet: now).
+5. Signer identity allowed for this repository by an exact or anchored-glob rule; no rule refuses.
+6. Not revoked (artifact, signer, key, certificate; from a time on); revocation list and policy not stale.
+7. Statement ↔ manifest: same names, sizes and digests; the artifact digest is the one asked for.
+8. Log: receipt consistent with the newest checkpoint seen. Comes with the custody log's proofs; not performed here.
+9. Bytes: every chunk equals its digest, nothing missing, nothing extra. The **caller must** do this, with
+   `hashing.check_files` or `transfer`, before a byte is used; both take what this module returns.
+
+A refusal is an exception; there is no boolean to forget. `VerifiedManifest`, `VerifiedStatement` are made nowhere else.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509 import verification as x509_verification
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from modelreg import bundles, manifests, statements
+from modelreg.digests import Digest
+from modelreg.errors import (
+    ManifestInvalid,
+    Misconfigured,
+    ModelregError,
+    Revoked,
+    SignatureInvalid,
+    SignatureMissing,
+    SignerNotAllowed,
+)
+from modelreg.signing import HASH_OF_CURVE, hint_of
+from modelreg.trust import (
+    Allowed,
+    Authority,
+    CertificateAuthority,
+    KeyAuthority,
+    PinnedKey,
+    TrustPolicy,
+    Usage,
+    key_id_of,
+    require_curve,
+)
+
+MAX_CHAIN_DEPTH = 4  # certificates between leaf and root
+_MATERIAL: dict[type[Authority], bundles.MaterialKind] = {
+    KeyAuthority: "publicKey",
+    CertificateAuthority: "x509CertificateChain",
+}
+
+
+@dataclass(frozen=True)
+class SignerIdentity:
+    """Who signed, as proven: `identities` are all names of the credential, `identity` the one that was allowed."""
+
+    authority: str
+    identity: str
+    identities: tuple[str, ...]
+    key_ids: tuple[Digest, ...]
+
+
+@dataclass(frozen=True)
+class VerifiedStatement:
+    """Steps 1 to 6 hold for this statement, for this repository, at this time."""
+
+    statement: statements.Statement
+    signer: SignerIdentity
+    repository: str
+    verified_at: datetime
+
+
+@dataclass(frozen=True)
+class VerifiedManifest:
+    """Steps 1 to 7 hold. `raw_bundle` is the signature that was believed."""
+
+    manifest: manifests.Manifest
+    signer: SignerIdentity
+    repository: str
+    verified_at: datetime
+    raw_bundle: bytes
+
+
+@dataclass(frozen=True)
+class _Credential:
+    """Steps 3 and 4 hold: these names and keys made the signature. `signed_at` is None without a trusted time."""
+
+    identities: tuple[str, ...]
+    key_ids: tuple[Digest, ...]
+    legacy_0_2: bool
+    signed_at: datetime | None = None
+
+
+def verify(
+    raw_bundle: bytes,
+    raw_manifest: bytes,
+    *,
+    policy: TrustPolicy,
+    repository: str,
+    now: datetime,
+    artifact: Digest | None = None,
+) -> VerifiedManifest:
+    """Verify a signed manifest for a repository (steps 1 to 7).
+
+    Args:
+        raw_bundle: untrusted.
+        raw_manifest: untrusted.
+        policy: pinned by the operator.
+        repository: the repository the caller asked for; its rules apply.
+        now: one instant, aware, used for every check.
+        artifact: the artifact digest asked for; None only where the manifest was made on this machine a moment ago.
+
+    Raises:
+        SignatureInvalid, SignerNotAllowed, StaleTrust, Revoked, ManifestInvalid: as DESIGN §6 numbers them.
+    """
+    verified = verify_statement(raw_bundle, policy=policy, repository=repository, now=now)
+    manifest = manifests.parse(raw_manifest)
+    # 7. Statement and manifest describe the same files, and it is the artifact that was asked for.
+    if artifact is not None and manifest.digest != artifact:
+        raise ManifestInvalid(
+            f"the manifest received is {manifest.digest}, asked for was {artifact}",
+            expected=str(artifact),
+            measured=str(manifest.digest),
+        )
+    _require_same_files(verified.statement, manifest)
+    # 6. Revocation of an artifact is by digest, so it waits for the manifest.
+    if manifest.digest in policy.revocations.artifacts:
+        raise Revoked(f"the artifact {manifest.digest} is revoked by the trust policy (version {policy.version})")
+    return VerifiedManifest(manifest, verified.signer, repository, verified.verified_at, raw_bundle)
+
+
+def verify_any(
+    raw_bundles: list[bytes],
+    raw_manifest: bytes,
+    *,
+    policy: TrustPolicy,
+    repository: str,
+    now: datetime,
+    artifact: Digest,
+) -> VerifiedManifest:
+    """Verify with the first of several bundles (countersignatures) that holds.
+
+    Raises:
+        SignatureMissing: there is no bundle at all.
+        ModelregError: none holds; the error of the first one that failed, with the others' in facts.
+    """
+    refusals: list[ModelregError] = []
+    for raw_bundle in raw_bundles:
+        try:
+            return verify(raw_bundle, raw_manifest, policy=policy, repository=repository, now=now, artifact=artifact)
+        except Revoked:
+            raise  # a second signature does not bring back what was revoked
+        except ModelregError as error:
+            refusals.append(error)
+    if not refusals:
+        raise SignatureMissing(f"{repository}@{artifact} has no signature; sign it with `modelreg push --key …`")
+    refusals[0].facts["refusals"] = [f"{error.code}: {error.detail}" for error in refusals]
+    raise refusals[0]
+
+
+def verify_statement(raw_bundle: bytes, *, policy: TrustPolicy, repository: str, now: datetime) -> VerifiedStatement:
+    """Verify a bundle alone (steps 1 to 6), for a directory that has a signature and no manifest.
+
+    Raises:
+        SignatureInvalid, SignerNotAllowed, StaleTrust, Revoked: as in `verify`.
+    """
+    # 1. Shape and limits of the container; the payload is parsed only after its signature holds.
+    bundle = bundles.parse(raw_bundle)
+    # 6a. A stale list cannot say what is revoked.
+    policy.require_fresh(now)
+    allowed = policy.allowed_for(repository)
+    if not allowed:
+        raise SignerNotAllowed(f"no rule of the trust policy names {repository}; nobody may sign for it")
+    # 2. The method is the authority's; a bundle of another kind does not even get looked at.
+    fitting = [entry for entry in allowed if _MATERIAL[type(policy.authorities[entry.authority])] == bundle.kind]
+    if not fitting:
+        raise SignatureInvalid(
+            f"the bundle carries a {bundle.kind}; the trust policy does not use that for {repository}"
+        )
+    refusals: list[ModelregError] = []
+    for entry in fitting:
+        try:
+            credential = _prove(bundle, policy.authorities[entry.authority], entry.authority, now)
+            signer = _require_allowed(credential, policy, entry, repository)
+        except (SignatureInvalid, SignerNotAllowed) as error:
+            refusals.append(error)
+            continue
+        # 6b. Checked outside the alternatives: what one entry revokes another cannot allow.
+        _require_not_revoked(credential, policy)
+        # 1. Payload and predicate types, now that the bytes are known to be the signer's.
+        statement = statements.parse(bundle.payload, legacy_0_2=credential.legacy_0_2)
+        if statement.artifact in policy.revocations.artifacts:
+            raise Revoked(
+                f"the artifact {statement.artifact} is revoked by the trust policy (version {policy.version})"
+            )
+        return VerifiedStatement(statement, signer, repository, now)
+    # A good signature by the wrong person says more than a signature that was tried against the wrong authority.
+    raise next((error for error in refusals if isinstance(error, SignerNotAllowed)), refusals[0])
+
+
+def _prove(bundle: bundles.Bundle, authority: Authority, name: str, now: datetime) -> _Credential:
+    """Steps 3 and 4 against one authority."""
+    match authority:
+        case KeyAuthority():
+            return _prove_key(bundle, authority, name, now)
+        case CertificateAuthority():
+            return _prove_certificate(bundle, authority, name, now)
+
+
+def _prove_key(bundle: bundles.Bundle, authority: KeyAuthority, name: str, now: datetime) -> _Credential:
+    for key in authority.keys:
+        if not _names_key(bundle, key):
+            continue
+        # 4. The key's own end; there is no trusted time in a bundle yet, so now decides.
+        if key.not_after is not None and now >= key.not_after:
+            raise SignatureInvalid(f"the key {key.name} of {name} ended at {key.not_after:%Y-%m-%d %H:%M}Z")
+        legacy = _require_signature(bundle, key.public_key, authority.legacy_0_2)  # 3.
+        return _Credential((f"key:{key.name}",), (key.key_id,), legacy)
+    raise SignatureInvalid(f"the bundle was not made with a key of {name} (its hint: {ascii(bundle.hint)[:80]})")
+
+
+def _names_key(bundle: bundles.Bundle, key: PinnedKey) -> bool:
+    """Whether the bundle's claims agree with this pinned key; a key inside the bundle is compared, never used."""
+    if bundle.hint is not None and bundle.hint != hint_of(key.public_key):
+        return False
+    if bundle.raw_key is not None:
+        pem = key.public_key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+        return bundle.raw_key == pem
+    return bundle.hint is not None
+
+
+def _prove_certificate(
+    bundle: bundles.Bundle, authority: CertificateAuthority, name: str, now: datetime
+) -> _Credential:
+    try:
+        chain = [x509.load_der_x509_certificate(der) for der in bundle.certificates]
+    except ValueError as error:
+        raise SignatureInvalid(f"the bundle's chain holds something that is no certificate: {error}") from None
+    leaf = chain[0]
+    # 4. Chain to the pinned roots only, every certificate valid now. The library knows RFC 5280; usage is ours below.
+    leaf_rules = x509_verification.ExtensionPolicy.permit_all().require_present(
+        x509.KeyUsage, x509_verification.Criticality.AGNOSTIC, None
+    )
+    verifier = (
+        x509_verification.PolicyBuilder()
+        .store(x509_verification.Store(list(authority.roots)))
+        .time(now.astimezone(UTC))
+        .max_chain_depth(MAX_CHAIN_DEPTH)
+        .extension_policies(ca_policy=x509_verification.ExtensionPolicy.webpki_defaults_ca(), ee_policy=leaf_rules)
+        .build_client_verifier()
+    )
+    try:
+        proven = verifier.verify(leaf, chain[1:]).chain
+    except (x509_verification.VerificationError, ValueError) as error:
+        raise SignatureInvalid(_chain_message(leaf, name, now, error)) from None
+    _require_usage(leaf, authority.usage)
+    try:
+        public_key = require_curve(leaf.public_key(), "the signer's certificate")
+    except Misconfigured as error:
+        raise SignatureInvalid(error.detail) from None
+    legacy = _require_signature(bundle, public_key, authority.legacy_0_2)  # 3.
+    fingerprints = [Digest("sha256", cert.fingerprint(hashes.SHA256()).hex()) for cert in proven]
+    return _Credential(_identities(leaf), (key_id_of(public_key), *fingerprints), legacy)
+
+
+def _chain_message(leaf: x509.Certificate, authority: str, now: datetime, error: Exception) -> str:
+    start, end = leaf.not_valid_before_utc, leaf.not_valid_after_utc
+    if not start <= now <= end:
+        return (
+            f"the signer's certificate is valid from {start:%Y-%m-%d %H:%M}Z to {end:%Y-%m-%d %H:%M}Z, "
+            f"not at {now:%Y-%m-%d %H:%M}Z; push again with a current certificate (`modelreg trust issue`)"
+        )
+    return f"the certificate chain does not lead to a root of {authority}: {error}"
+
+
+def _require_usage(leaf: x509.Certificate, usage: Usage) -> None:
+    try:
+        may_sign = leaf.extensions.get_extension_for_class(x509.KeyUsage).value.digital_signature
+        purposes = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except x509.ExtensionNotFound as missing:
+        if missing.oid != x509.ExtendedKeyUsage.oid:
+            raise SignatureInvalid("the signer's certificate has no key usage") from None
+        purposes = x509.ExtendedKeyUsage([])
+    if not may_sign:
+        raise SignatureInvalid("the signer's certificate is not for digital signatures")
+    if usage == "codeSigning" and ExtendedKeyUsageOID.CODE_SIGNING not in purposes:
+        raise SignatureInvalid("the signer's certificate is not for code signing, which the trust policy demands")
+
+
+def _identities(leaf: x509.Certificate) -> tuple[str, ...]:
+    """Every name in the leaf, with its kind in front so that a DNS name never passes for an e-mail address."""
+    names = [f"subject:{leaf.subject.rfc4514_string()}"] if leaf.subject else []
+    try:
+        alternative = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return tuple(names)
+    except ValueError as error:
+        raise SignatureInvalid(f"the names in the signer's certificate are malformed: {error}") from None
+    names += [f"email:{value}" for value in alternative.get_values_for_type(x509.RFC822Name)]
+    names += [f"uri:{value}" for value in alternative.get_values_for_type(x509.UniformResourceIdentifier)]
+    names += [f"dns:{value}" for value in alternative.get_values_for_type(x509.DNSName)]
+    return tuple(names)
+
+
+def _require_signature(bundle: bundles.Bundle, key: ec.EllipticCurvePublicKey, legacy_0_2: bool) -> bool:
+    """Step 3. Returns whether the encoding of model-signing 0.2.0 was needed, which the authority must permit."""
+    try:
+        key.verify(bundle.signature, bundles.pae(bundle.payload), ec.ECDSA(HASH_OF_CURVE[key.curve.name]))
+    except InvalidSignature:
+        if not legacy_0_2:
+            raise SignatureInvalid("the signature is not over these bytes by this key") from None
+    else:
+        return False
+    try:
+        # 0.2.0 wrote the wrong version word, the Python repr of the payload, and SHA-256 for every curve.
+        kind = bundles.PAYLOAD_TYPE
+        encoded = f"DSSEV1 {len(kind)} {kind} {len(bundle.payload)} {bundle.payload!r}".encode()
+        key.verify(bundle.signature, encoded, ec.ECDSA(hashes.SHA256()))
+    except InvalidSignature:
+        raise SignatureInvalid("the signature is not over these bytes by this key, in either encoding") from None
+    return True
+
+
+def _require_allowed(credential: _Credential, policy: TrustPolicy, entry: Allowed, repository: str) -> SignerIdentity:
+    # 5. One of the proven names is allowed.
+    for identity in credential.identities:
+        if entry.names(identity):
+            return SignerIdentity(entry.authority, identity, credential.identities, credential.key_ids)
+    raise SignerNotAllowed(
+        f"signed by {', '.join(credential.identities) or 'nobody named'}, but for {repository} the trust policy "
+        f"(version {policy.version}) allows {', '.join(entry.identities)} of {entry.authority}",
+        repository=repository,
+        identities=list(credential.identities),
+    )
+
+
+def _require_not_revoked(credential: _Credential, policy: TrustPolicy) -> None:
+    # 6. Every name and key of the credential counts, not only the one that was allowed.
+    for revoked in policy.revocations.signers:
+        if revoked.identity not in credential.identities and revoked.key_id not in credential.key_ids:
+            continue
+        # Only a trusted time can show that the signature is older than the revocation; without one it is not believed.
+        if credential.signed_at is None or revoked.since is None or credential.signed_at >= revoked.since:
+            raise Revoked(
+                f"the signer {revoked.identity or revoked.key_id} is revoked"
+                + (f" for signatures from {revoked.since:%Y-%m-%d %H:%M}Z on" if revoked.since else "")
+                + f" by the trust policy (version {policy.version})"
+            )
+
+
+def _require_same_files(statement: statements.Statement, manifest: manifests.Manifest) -> None:
+    # 7. Ours says size and BLAKE3 of every file; a foreign statement cannot stand for a manifest that does.
+    if statement.artifact != manifest.digest:
+        raise SignatureInvalid(f"the signed statement is of the artifact {statement.artifact}, not {manifest.digest}")
+    signed = {(file.path, file.size, file.sha256, file.blake3) for file in statement.files}
+    listed = {(entry.path, entry.size, entry.sha256, entry.blake3) for entry in manifest.files}
+    if signed != listed:
+        path = min(signed ^ listed, key=lambda item: item[0])[0]
+        raise SignatureInvalid(f"the signed statement and the manifest differ at {ascii(path)[:200]}")
