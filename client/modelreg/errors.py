@@ -7,7 +7,8 @@
      │   ├─ SignatureInvalid                 13   signature, certificate, statement
      │   ├─ StaleTrust                       14   trust policy, revocation list
      │   ├─ ManifestInvalid                  20
-     │   └─ DigestMismatch                   20
+     │   ├─ DigestMismatch                   20
+     │   └─ BlobMissing                      20   the store lost bytes that were acknowledged
      ├─ Refused                               the bytes may be fine, the answer is no
      │   ├─ Quarantined                      21
      │   ├─ Revoked                          21
@@ -19,6 +20,7 @@
      ├─ Invalid                               2   what the caller typed or sent
      ├─ TooLarge                              2
      ├─ Unreachable                          31
+     │   └─ StorageUnavailable               31
      ├─ RecordUnavailable                    32   the custody log cannot be written
      └─ Misconfigured                         1
 
@@ -38,7 +40,7 @@ class ModelregError(Exception):
     exit_code: ClassVar[int] = 1
     status: ClassVar[int] = 500
 
-    def __init__(self, detail: str, **facts: Any) -> None:
+    def __init__(self, detail: str, /, **facts: Any) -> None:
         super().__init__(detail)
         self.detail = detail
         self.facts = facts
@@ -105,6 +107,15 @@ class DigestMismatch(Untrusted):
     code = "digest-mismatch"
     title = "The bytes are not what the manifest says"
     exit_code = 20
+
+
+class BlobMissing(Untrusted):
+    """Permanent: the store has no bytes, or too few, under the key the database names."""
+
+    code = "blob-missing"
+    title = "The blob store lost a blob"
+    exit_code = 20
+    status = 502
 
 
 class Refused(ModelregError):
@@ -198,6 +209,13 @@ class Unreachable(ModelregError):
     title = "Not reachable"
     exit_code = 31
     status = 503
+
+
+class StorageUnavailable(Unreachable):
+    """The blob store did not answer, or answered with a fault that may pass. Trying again is safe."""
+
+    code = "storage-unavailable"
+    title = "The blob store is unavailable"
 
 
 class RecordUnavailable(ModelregError):

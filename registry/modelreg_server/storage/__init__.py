@@ -11,28 +11,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from modelreg.errors import ModelregError
-
 MAX_PARTS = 10_000  # S3's limit for one multipart upload
 MIN_PART_BYTES = 16 * 1024 * 1024  # two chunks; S3 asks for at least 5 MiB except in the last part
-
-
-class StorageUnavailable(ModelregError):
-    """The store did not answer, or answered with a fault that may pass. Trying again is safe."""
-
-    code = "storage-unavailable"
-    title = "The blob store is unavailable"
-    exit_code = 31
-    status = 503
-
-
-class BlobMissing(ModelregError):
-    """Permanent: the store has no bytes under the key the database names (lost, or removed behind our back)."""
-
-    code = "blob-missing"
-    title = "The blob store lost a blob"
-    exit_code = 20
-    status = 502
 
 
 @dataclass(frozen=True)
@@ -58,14 +38,19 @@ class BlobStore(Protocol):
     """Six methods. Each raises `StorageUnavailable` for what may pass, `BlobMissing` for what will not."""
 
     def start(self, key: str, size_bytes: int, part_bytes: int) -> Upload:
-        """Open an upload to a key that was never used before. Costs one round trip at most."""
+        """Open an upload to a key that was never used before. Costs one round trip at most.
+
+        What a crash right after it leaves is found by nobody: keep uploads under a lifecycle rule.
+        """
         ...
 
     def write_part(self, upload: Upload, number: int, body: Iterable[bytes]) -> None:
         """Write part `number` (from 1), replacing an earlier try; durable when it returns.
 
         Raises:
-            Invalid: the body is not exactly `upload.part_size_bytes(number)` bytes long; nothing of it counts.
+            Invalid: no such part, or the body is not exactly `upload.part_size_bytes(number)` bytes long; nothing of it
+                counts.
+            Conflict: the upload was finished or discarded.
         """
         ...
 
@@ -77,12 +62,15 @@ class BlobStore(Protocol):
         """Make the parts readable under `upload.key`; durable when it returns; doing it again changes nothing.
 
         Raises:
-            Conflict: parts are missing (facts: `missing`).
+            Conflict: parts are missing (facts: `missing`; all of them when the upload was discarded).
         """
         ...
 
     def read(self, key: str, start: int, stop: int) -> Iterator[bytes]:
-        """Bytes `start` to `stop` (exclusive) in blocks of at most 1 MiB; never more, and less is an error."""
+        """Bytes `start` to `stop` (exclusive) in blocks of at most 1 MiB; never more, and less is an error.
+
+        Lazy: errors come with the first block, so take it before you promise anything.
+        """
         ...
 
     def discard(self, upload: Upload) -> None:

@@ -1,0 +1,221 @@
+"""The registry's HTTP API, one method an endpoint: validated answers, and the server's own errors raised again."""
+
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+from urllib.parse import quote, urlencode
+
+import urllib3
+from pydantic import BaseModel, ValidationError
+from urllib3.exceptions import HTTPError
+
+from modelreg import connections, wire
+from modelreg.connections import Transient
+from modelreg.digests import Digest
+from modelreg.errors import ModelregError, StorageUnavailable, Unreachable
+
+M = TypeVar("M", bound=BaseModel)
+
+# A grant carries a manifest and up to 16 bundles; everything else is small.
+_MAX_ANSWER_BYTES = 256 * 1024 * 1024
+
+
+class Api:
+    """A registry and a credential for it. Thread-safe."""
+
+    def __init__(self, registry: str, token: str, pool: urllib3.PoolManager) -> None:
+        self.registry = registry
+        self._token = token
+        self._pool = pool
+
+    def whoami(self) -> wire.Whoami:
+        """The principal behind the token."""
+        return self._get("/v1/whoami", wire.Whoami)
+
+    def issue_token(self, request: wire.TokenRequest) -> wire.TokenIssued:
+        """Issue a token (admin). Not repeated by itself: a lost answer would leave a token nobody knows."""
+        return self._once("POST", "/v1/tokens", wire.TokenIssued, request)
+
+    def tokens(self) -> list[wire.TokenInfo]:
+        """All tokens (admin)."""
+        return self._get("/v1/tokens", wire.TokenList).tokens
+
+    def revoke_token(self, token_id: str) -> wire.TokenInfo:
+        """End a token (admin)."""
+        return self._call("DELETE", f"/v1/tokens/{quote(token_id, safe='')}", wire.TokenInfo)
+
+    def repositories(self) -> Iterable[wire.RepositoryInfo]:
+        """Every repository the principal may see, page by page."""
+        after: str | None = ""
+        while after is not None:
+            page = self._get("/v1/repositories?" + urlencode({"after": after}), wire.Repositories)
+            yield from page.repositories
+            after = page.next_after
+
+    def artifacts(self, repository: str) -> Iterable[wire.ArtifactInfo]:
+        """Every artifact of a repository, newest first, page by page."""
+        query = ""
+        while True:
+            page = self._get(f"{_path(repository)}/artifacts{query}", wire.Artifacts)
+            yield from page.artifacts
+            if page.next_before is None:
+                return
+            query = f"?before={page.next_before}"
+
+    def artifact(self, repository: str, digest: Digest) -> wire.ArtifactDetail:
+        """What is recorded about one artifact."""
+        return self._get(f"{_path(repository)}/artifacts/{digest}", wire.ArtifactDetail)
+
+    def tags(self, repository: str) -> list[wire.TagInfo]:
+        """All tags of a repository."""
+        return self._get(f"{_path(repository)}/tags", wire.Tags).tags
+
+    def resolve(self, repository: str, tag: str) -> wire.TagInfo:
+        """Where a tag points; the registry records that it was asked."""
+        return self._get(f"{_path(repository)}/tags/{quote(tag, safe='')}", wire.TagInfo)
+
+    def move_tag(self, repository: str, tag: str, request: wire.TagRequest) -> wire.TagInfo:
+        """Point a tag at an artifact."""
+        return self._call("PUT", f"{_path(repository)}/tags/{quote(tag, safe='')}", wire.TagInfo, request)
+
+    def tag_history(self, repository: str, tag: str) -> list[wire.EventInfo]:
+        """The last moves of a tag, oldest first."""
+        return self._get(f"{_path(repository)}/tags/{quote(tag, safe='')}/history", wire.Events).events
+
+    def begin_publication(self, repository: str, request: wire.PublicationRequest) -> wire.PublicationState:
+        """Open a publication, or find the open one for the same artifact."""
+        return self._call("POST", f"{_path(repository)}/publications", wire.PublicationState, request)
+
+    def uploads(self, publication: str, blobs: Sequence[str]) -> list[wire.BlobToUpload]:
+        """Open uploads for blobs, or see which parts are written."""
+        names = wire.BlobNames(blobs=list(blobs))
+        return self._call("POST", f"/v1/publications/{publication}/uploads", wire.Uploads, names).uploads
+
+    def part_requests(self, publication: str, parts: Sequence[wire.PartName]) -> list[wire.DirectRequest]:
+        """How to send parts."""
+        path = f"/v1/publications/{publication}/part-requests"
+        return self._call("POST", path, wire.DirectRequests, wire.PartNames(parts=list(parts))).requests
+
+    def measure(self, publication: str, blake3: str) -> wire.Measurement:
+        """Have an uploaded blob measured; `measuring` means ask again."""
+        return self._call("POST", f"/v1/publications/{publication}/blobs/{blake3}/measurement", wire.Measurement)
+
+    def finish_publication(self, publication: str) -> wire.Published:
+        """Make the artifact exist."""
+        return self._call("POST", f"/v1/publications/{publication}/finish", wire.Published)
+
+    def request_grant(self, repository: str, request: wire.GrantRequest) -> wire.Grant:
+        """Ask to fetch an artifact; the registry records it before it answers."""
+        return self._call("POST", f"{_path(repository)}/grants", wire.Grant, request)
+
+    def read_requests(self, grant: str, blobs: Sequence[str]) -> list[wire.DirectRequest]:
+        """How to fetch blobs."""
+        names = wire.BlobNames(blobs=list(blobs))
+        return self._call("POST", f"/v1/grants/{grant}/read-requests", wire.DirectRequests, names).requests
+
+    def report_received(self, grant: str, report: wire.ReceivedReport) -> wire.Recorded:
+        """Say that every byte arrived and was verified."""
+        return self._call("POST", f"/v1/grants/{grant}/receipts", wire.Recorded, report)
+
+    def report_loaded(self, grant: str, report: wire.LoadedReport) -> wire.Recorded:
+        """Say that the files are handed to a runtime."""
+        return self._call("POST", f"/v1/grants/{grant}/loads", wire.Recorded, report)
+
+    def events(
+        self,
+        *,
+        repository: str | None = None,
+        artifact: Digest | None = None,
+        types: Sequence[str] = (),
+        limit: int = 100,
+    ) -> list[wire.EventInfo]:
+        """The newest custody events that match, oldest first."""
+        query: list[tuple[str, str]] = [("newest", "true"), ("limit", str(limit))]
+        query += [("repository", repository)] if repository else []
+        query += [("artifact", str(artifact))] if artifact else []
+        query += [("type", kind) for kind in types]
+        return self._get("/v1/events?" + urlencode(query), wire.Events).events
+
+    def open_direct(
+        self, request: wire.DirectRequest, headers: dict[str, str], body: object = None
+    ) -> urllib3.BaseHTTPResponse:
+        """Make a request the registry handed out: on the store without our credential, or on the registry with it.
+
+        Raises:
+            Transient: worth a retry, perhaps with a fresh request (an expired URL answers 403 or 400).
+            ModelregError: the registry's own error.
+        """
+        if request.url.startswith("/"):
+            return self._send(request.method, request.url, {**request.headers, **headers}, body)
+        response = connections.send(
+            self._pool,
+            request.method,
+            request.url,
+            headers={**request.headers, **headers},
+            body=body,
+            where="the blob store",
+        )
+        if response.status not in {200, 201, 204, 206}:
+            status = response.status
+            response.drain_conn()
+            raise Transient(f"the blob store answered {status}")
+        return response
+
+    def _get(self, path: str, model: type[M]) -> M:
+        return self._call("GET", path, model)
+
+    def _call(self, method: str, path: str, model: type[M], body: BaseModel | None = None) -> M:
+        return connections.with_retries(lambda: self._once(method, path, model, body))
+
+    def _once(self, method: str, path: str, model: type[M], body: BaseModel | None = None) -> M:
+        return _parsed(model, self._raw(method, path, body), self.registry)
+
+    def _raw(self, method: str, path: str, body: BaseModel | None) -> bytes:
+        headers = {"Content-Type": "application/json"} if body else {}
+        response = self._send(method, path, headers, body.model_dump_json().encode() if body else None)
+        return self._read(response)
+
+    def _send(self, method: str, path: str, headers: dict[str, str], body: object) -> urllib3.BaseHTTPResponse:
+        response = connections.send(
+            self._pool,
+            method,
+            self.registry + path,
+            headers={**headers, "Authorization": f"Bearer {self._token}", "Accept": "application/json"},
+            body=body,
+            where=self.registry,
+        )
+        if response.status >= 300:
+            raise self._error(response.status, self._read(response))
+        return response
+
+    def _read(self, response: urllib3.BaseHTTPResponse) -> bytes:
+        try:
+            raw = response.read(_MAX_ANSWER_BYTES + 1)
+        except HTTPError as error:
+            raise Transient(f"{self.registry} broke off its answer ({type(error).__name__})") from None
+        finally:
+            response.release_conn()
+        if len(raw) > _MAX_ANSWER_BYTES:
+            raise Unreachable(f"{self.registry} answered with more than {_MAX_ANSWER_BYTES} bytes")
+        return raw
+
+    def _error(self, status: int, raw: bytes) -> ModelregError:
+        try:
+            error = wire.error_of(wire.Problem.model_validate_json(raw))
+        except ValidationError:
+            return Unreachable(f"{self.registry} answered {status}, not like a modelreg registry; check the address")
+        if isinstance(error, StorageUnavailable):
+            return Transient(error.detail, **error.facts)
+        return error
+
+
+def _path(repository: str) -> str:
+    return f"/v1/repositories/{repository}"
+
+
+def _parsed(model: type[M], raw: bytes, registry: str) -> M:
+    try:
+        return model.model_validate_json(raw)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = "/".join(str(part) for part in first["loc"])
+        raise Unreachable(f"{registry} answered in a way this client does not know ({where}: {first['msg']})") from None

@@ -1,0 +1,118 @@
+"""HTTP connections: pools, timeouts, retries and what their failures mean. No redirects are followed, ever.
+
+A credential goes to the configured registry only; requests to the blob store carry none of ours.
+"""
+
+import logging
+import random
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import urllib3
+from urllib3.exceptions import HTTPError
+
+from modelreg import __version__
+from modelreg.errors import Misconfigured, Unreachable
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+USER_AGENT = f"modelreg/{__version__}"
+CONNECT_SECONDS = 10.0
+READ_SECONDS = 60.0
+TRIES = 6
+_RETRY_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
+_MAX_WAIT_SECONDS = 20.0
+
+
+class Transient(Unreachable):
+    """Worth trying again: no answer, a broken one, or a status that says later."""
+
+    def __init__(self, detail: str, /, wait_seconds: float | None = None, **facts: object) -> None:
+        super().__init__(detail, **facts)
+        self.wait_seconds = wait_seconds
+
+
+def make_pool(ca_file: Path | None, connections: int) -> urllib3.PoolManager:
+    """A thread-safe pool with warm connections, TLS verified against `ca_file` or the system's roots.
+
+    Raises:
+        Misconfigured: the file of roots is not there.
+    """
+    if ca_file is not None and not ca_file.is_file():
+        raise Misconfigured(f"there are no TLS roots at {ca_file}", setting="ca_file")
+    return urllib3.PoolManager(
+        num_pools=8,
+        maxsize=connections,
+        block=False,
+        timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
+        retries=False,
+        ca_certs=str(ca_file) if ca_file else None,
+        cert_reqs="CERT_REQUIRED",
+        headers={"User-Agent": USER_AGENT},
+    )
+
+
+def send(
+    pool: urllib3.PoolManager,
+    method: str,
+    url: str,
+    *,
+    headers: Mapping[str, str],
+    body: object = None,
+    where: str,
+) -> urllib3.BaseHTTPResponse:
+    """Send one request and return the response, unread; `where` names the peer without its secrets.
+
+    Raises:
+        Transient: no answer, or a status worth a retry.
+    """
+    try:
+        response = pool.request(
+            method,
+            url,
+            headers={"User-Agent": USER_AGENT, **headers},
+            body=body,  # type: ignore[arg-type]  # urllib3's own type is private
+            preload_content=False,
+            redirect=False,
+            decode_content=False,
+        )
+    except HTTPError as error:
+        # The exception's text may hold a presigned URL.
+        raise Transient(f"{where} does not answer ({type(error).__name__})") from None
+    if response.status in _RETRY_STATUSES:
+        wait = _retry_after(response.headers.get("Retry-After"))
+        status = response.status
+        if response.headers.get("Content-Type", "").startswith("application/problem+json"):
+            return response  # the registry says itself what is wrong
+        response.drain_conn()
+        raise Transient(f"{where} answered {status}", wait_seconds=wait)
+    return response
+
+
+def with_retries(action: Callable[[], T], sleep: Callable[[float], None] = time.sleep) -> T:
+    """Run an action that may be repeated; waits longer each time, with jitter, and gives up after `TRIES`.
+
+    Raises:
+        Unreachable: the last failure.
+    """
+    for attempt in range(1, TRIES + 1):
+        try:
+            return action()
+        except Transient as error:
+            if attempt == TRIES:
+                raise
+            wait = error.wait_seconds
+            if wait is None:
+                wait = random.uniform(0.5, 1.0) * 0.25 * 2**attempt  # noqa: S311  # jitter, not a secret
+            _log.debug("%s; trying again in %.1f s (%d of %d)", error.detail, wait, attempt, TRIES)
+            sleep(min(wait, _MAX_WAIT_SECONDS))
+    raise AssertionError
+
+
+def _retry_after(untrusted_value: str | None) -> float | None:
+    if untrusted_value is not None and untrusted_value.isascii() and untrusted_value.isdigit():
+        return float(untrusted_value[:6])
+    return None

@@ -1,0 +1,52 @@
+"""The pinned trust policy on this machine, and the memory that keeps an older one from coming back."""
+
+import json
+from pathlib import Path
+
+from modelreg import trust
+from modelreg.durable import replace_file
+from modelreg.errors import Misconfigured, StaleTrust
+
+_SEEN_FILE = "trust-seen.json"
+
+
+def load_policy(path: Path, state_dir: Path) -> trust.TrustPolicy:
+    """Read the pinned policy and refuse a rollback; whether it has expired is decided where `now` is known.
+
+    Raises:
+        Misconfigured: no file, or a malformed one.
+        StaleTrust: a lower version than this machine has seen, or another policy under the same version.
+    """
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise Misconfigured(
+            f"there is no trust policy at {path}; make one with `modelreg trust init` or copy your organisation's",
+            path=str(path),
+        ) from None
+    except OSError as error:
+        raise Misconfigured(f"the trust policy cannot be read: {error}", path=str(path)) from None
+    policy = trust.parse(raw)
+    _require_not_older(policy, path, state_dir / _SEEN_FILE)
+    return policy
+
+
+def _require_not_older(policy: trust.TrustPolicy, path: Path, memory: Path) -> None:
+    name = str(path.resolve())
+    try:
+        seen = json.loads(memory.read_text("utf-8"))
+        version, digest = seen.get(name, (0, ""))
+    except FileNotFoundError:
+        seen, version, digest = {}, 0, ""
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise Misconfigured(
+            f"{memory} cannot be read: {error}; restore it, or remove it to forget", path=str(memory)
+        ) from None
+    if policy.version < version:
+        raise StaleTrust(
+            f"{path} has version {policy.version}, this machine has seen {version}; get the newer one back"
+        )
+    if policy.version == version and digest != str(policy.digest):
+        raise StaleTrust(f"{path} changed but is still version {version}; raise `version` with every change")
+    if policy.version > version:
+        replace_file(memory, json.dumps({**seen, name: (policy.version, str(policy.digest))}).encode(), mode=0o600)

@@ -1,0 +1,343 @@
+"""What travels between client and registry (API v1): request and response models, and errors as problem details.
+
+Digests are `sha256:…` texts; a `blake3` field is 64 hex digits and names a blob inside an already named publication or
+grant, never on its own. Times are RFC 3339 with offset. Both sides validate: neither trusts the other.
+"""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from modelreg.digests import HEX_64
+from modelreg.errors import ModelregError, all_errors
+from modelreg.references import MAX_REPOSITORY_CHARS, REPOSITORY, TAG
+
+MEDIA_TYPE_PROBLEM = "application/problem+json"
+PROBLEM_PREFIX = "urn:modelreg:problem:"
+MAX_TAGS = 16
+MAX_BATCH = 256  # blobs or parts named in one request
+
+Hex64 = Annotated[str, StringConstraints(pattern=f"^{HEX_64.pattern}$")]
+ArtifactDigest = Annotated[str, StringConstraints(pattern=f"^sha256:{HEX_64.pattern}$")]
+TagName = Annotated[str, StringConstraints(pattern=f"^{TAG.pattern}$")]
+RepositoryName = Annotated[
+    str,
+    # The same grammar as `references`, without the named groups that JSON Schema does not know.
+    StringConstraints(
+        pattern="^" + REPOSITORY.pattern.replace("?P<namespace>", "?:").replace("?P<name>", "?:") + "$",
+        max_length=MAX_REPOSITORY_CHARS,
+    ),
+]
+Word = Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,200}$")]
+Line = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{0,200}$")]
+
+
+class Wire(BaseModel):
+    """Unknown members are refused in requests; in responses too, so that a renamed field is noticed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Whoami(Wire):
+    """The principal behind the credential that was sent."""
+
+    principal: str
+    scopes: list[str]
+    expires_at: datetime
+    token_id: str
+
+
+class TokenRequest(Wire):
+    """Ask for a token for a principal such as `person:alice` or `workload:ci`; scopes are `verb:repository-pattern`."""
+
+    principal: Word
+    scopes: Annotated[list[Word], Field(min_length=1, max_length=64)]
+    expires_in_seconds: Annotated[int, Field(ge=60, le=366 * 86400)]
+
+
+class TokenInfo(Wire):
+    """A token without its secret."""
+
+    id: str
+    principal: str
+    scopes: list[str]
+    created_at: datetime
+    expires_at: datetime
+    revoked_at: datetime | None
+    last_used_at: datetime | None
+    last_four: str
+
+
+class TokenList(Wire):
+    """Tokens, newest first."""
+
+    tokens: list[TokenInfo]
+
+
+class TokenIssued(Wire):
+    """The only time the secret is shown."""
+
+    token: str
+    info: TokenInfo
+
+
+class PublicationRequest(Wire):
+    """Begin, or resume, publishing an artifact: canonical manifest and OMS bundle as text."""
+
+    manifest: str
+    bundle: str
+    tags: Annotated[list[TagName], Field(max_length=MAX_TAGS)] = []
+
+
+class BlobToUpload(Wire):
+    """A blob the server has not measured yet. `written_parts` survived an earlier try."""
+
+    blake3: Hex64
+    size: Annotated[int, Field(ge=0)]
+    part_bytes: Annotated[int, Field(ge=1)]
+    part_count: Annotated[int, Field(ge=1)]
+    written_parts: list[int]
+
+
+class PublicationState(Wire):
+    """An open publication and the blobs it still needs."""
+
+    id: str
+    repository: RepositoryName
+    artifact: ArtifactDigest
+    missing: list[Hex64]
+
+
+class BlobNames(Wire):
+    """Some blobs of this publication or grant."""
+
+    blobs: Annotated[list[Hex64], Field(min_length=1, max_length=MAX_BATCH)]
+
+
+class Uploads(Wire):
+    """Where the uploads of the named blobs stand."""
+
+    uploads: list[BlobToUpload]
+
+
+class PartName(Wire):
+    """Part `number` (from 1) of a blob."""
+
+    blake3: Hex64
+    number: Annotated[int, Field(ge=1, le=10_000)]
+
+
+class PartNames(Wire):
+    """Some parts about to be sent."""
+
+    parts: Annotated[list[PartName], Field(min_length=1, max_length=MAX_BATCH)]
+
+
+class DirectRequest(Wire):
+    """One request to make: on the store itself (absolute URL, no credential of ours) or on the registry (path)."""
+
+    blake3: Hex64
+    number: int | None = None
+    method: Literal["GET", "PUT"]
+    url: str
+    headers: dict[str, str]
+    expires_in_seconds: int
+
+
+class DirectRequests(Wire):
+    """One answer for each blob or part asked for, in the same order."""
+
+    requests: list[DirectRequest]
+
+
+class Measurement(Wire):
+    """Whether the server has measured an uploaded blob and found it to be what was declared."""
+
+    state: Literal["measuring", "measured"]
+    measured_bytes: int
+
+
+class Published(Wire):
+    """The artifact exists. `event` is the index of `artifact.published`; `created` is false if it was there before."""
+
+    repository: RepositoryName
+    artifact: ArtifactDigest
+    tags: list[TagName]
+    event: int
+    created: bool
+
+
+class TagRequest(Wire):
+    """Move a tag. With `expected`, only if it is there now (`none`: only if the tag does not exist)."""
+
+    artifact: ArtifactDigest
+    expected: ArtifactDigest | Literal["none"] | None = None
+
+
+class TagInfo(Wire):
+    """A tag and the event that put it there; `version` is that event's index."""
+
+    tag: TagName
+    artifact: ArtifactDigest
+    version: int
+    moved_at: datetime
+    moved_by: str
+
+
+class Tags(Wire):
+    """Tags, sorted by name."""
+
+    tags: list[TagInfo]
+
+
+class RepositoryInfo(Wire):
+    """A repository in a list."""
+
+    repository: RepositoryName
+    artifacts: int
+    created_at: datetime
+
+
+class Repositories(Wire):
+    """A page; pass `next_after` as `after` for the next one."""
+
+    repositories: list[RepositoryInfo]
+    next_after: str | None
+
+
+class ArtifactInfo(Wire):
+    """An artifact in a list."""
+
+    artifact: ArtifactDigest
+    size_bytes: int
+    files: int
+    published_at: datetime
+    published_by: str
+    tags: list[TagName]
+
+
+class Artifacts(Wire):
+    """A page, newest first; pass `next_before` as `before` for the next one."""
+
+    artifacts: list[ArtifactInfo]
+    next_before: int | None
+
+
+class SignatureInfo(Wire):
+    """A signature as the server verified it when it came; the client verifies the bundle itself."""
+
+    bundle: str
+    authority: str
+    identity: str
+    added_at: datetime
+    added_by: str
+
+
+class ArtifactDetail(Wire):
+    """Everything recorded about an artifact in one repository, without its bytes."""
+
+    info: ArtifactInfo
+    repository: RepositoryName
+    manifest: str
+    signatures: list[SignatureInfo]
+
+
+class GrantRequest(Wire):
+    """Ask to fetch an artifact. `host` is what the client calls its machine (claimed); `tag` is what was resolved."""
+
+    artifact: ArtifactDigest
+    purpose: Literal["pull", "launch", "verify"]
+    host: Word
+    tag: TagName | None = None
+
+
+class Grant(Wire):
+    """Permission to fetch one artifact, recorded before this answer was sent. `event` is its index in the log."""
+
+    id: str
+    repository: RepositoryName
+    artifact: ArtifactDigest
+    manifest: str
+    bundles: list[str]
+    event: int
+    expires_at: datetime
+
+
+class ReceivedReport(Wire):
+    """The client has verified every byte."""
+
+    transferred_bytes: Annotated[int, Field(ge=0)]
+
+
+class LoadedReport(Wire):
+    """The client re-verified the files on disk and hands them to a runtime now."""
+
+    command: Line
+    pid: Annotated[int, Field(ge=1)]
+    boot_id: Line
+    client_version: Line
+
+
+class Recorded(Wire):
+    """The index of the event that was appended."""
+
+    event: int
+
+
+class EventInfo(Wire):
+    """One custody event."""
+
+    index: int
+    type: str
+    recorded_at: datetime
+    principal: str
+    token_id: str | None
+    repository: str | None
+    artifact: str | None
+    tag: str | None
+    host: str | None
+    client_address: str | None
+    user_agent: str | None
+    purpose: str | None
+    detail: dict[str, Any]
+
+
+class Events(Wire):
+    """A page, oldest first; pass `next_after` as `after` for the next one."""
+
+    events: list[EventInfo]
+    next_after: int | None
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details. Facts are further members; unknown ones are kept."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = "about:blank"
+    title: str = ""
+    status: int = 0
+    detail: str = ""
+    instance: str = ""
+
+
+def problem_of(error: ModelregError, instance: str) -> dict[str, Any]:
+    """The problem body of an error; `instance` names the request."""
+    return {
+        **error.facts,
+        "type": PROBLEM_PREFIX + error.code,
+        "title": error.title,
+        "status": error.status,
+        "detail": error.detail,
+        "instance": instance,
+    }
+
+
+def error_of(problem: Problem) -> ModelregError:
+    """The error a problem body stands for: the same class where this client knows the code, else the base class."""
+    code = problem.type.removeprefix(PROBLEM_PREFIX)
+    kind = next((kind for kind in all_errors() if kind.code == code), ModelregError)
+    return kind(
+        problem.detail or problem.title or f"the registry answered {problem.status}", **(problem.model_extra or {})
+    )

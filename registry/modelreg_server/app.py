@@ -1,0 +1,94 @@
+"""Putting the parts together: the only place that chooses adapters."""
+
+import logging
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+import anyio.to_thread
+from fastapi import FastAPI
+
+from modelreg import __version__
+from modelreg_server import database, problems
+from modelreg_server.dependencies import Parts, read_policy
+from modelreg_server.identity.tokens import TokenAuthenticator
+from modelreg_server.measuring import Measuring
+from modelreg_server.migrations import require_current
+from modelreg_server.routes import events, grants, health, principals, publications, repositories
+from modelreg_server.settings import Settings
+from modelreg_server.storage import BlobStore, Presigner
+from modelreg_server.storage.directory import DirectoryStore
+from modelreg_server.traffic import Counters, Traffic
+
+_log = logging.getLogger(__name__)
+_MEASURING_CONNECTIONS = 8  # beside one for every request thread
+
+
+def create_app(settings: Settings, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> FastAPI:
+    """Build the server; opens the database and the store.
+
+    Raises:
+        Misconfigured: the database is unreachable or not migrated, the store unreachable, the trust policy unreadable.
+    """
+    opened = database.connect(settings.resolved_database_url, settings.threads + _MEASURING_CONNECTIONS)
+    require_current(opened.engine)
+    if settings.trust_policy is not None:
+        read_policy(settings.trust_policy)
+    else:
+        _log.warning("no trust policy (MODELREG_TRUST_POLICY): nothing can be published")
+    store, presigner = _store(settings)
+    measuring = Measuring(store, len(os.sched_getaffinity(0)))
+    counters = Counters()
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        # Threads and database connections are sized together: a thread without a connection would wait for one.
+        anyio.to_thread.current_default_thread_limiter().total_tokens = settings.threads
+        yield
+        measuring.close()
+        opened.dispose()
+
+    app = FastAPI(
+        title="modelreg",
+        version=__version__,
+        summary="The internal registry for signed model weights.",
+        lifespan=lifespan,
+        responses=problems.RESPONSES,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.parts = Parts(
+        settings=settings,
+        database=opened,
+        store=store,
+        presigner=presigner,
+        authenticator=TokenAuthenticator(),
+        measuring=measuring,
+        clock=clock,
+        counters=counters,
+    )
+    for module in (health, principals, repositories, publications, grants, events):
+        app.include_router(module.router)
+    problems.install(app)
+    app.add_middleware(Traffic, counters=counters)
+    return app
+
+
+def _store(settings: Settings) -> tuple[BlobStore, Presigner | None]:
+    if settings.s3_bucket is None:
+        return DirectoryStore(settings.data_dir), None
+    from modelreg_server.storage.s3 import S3Store  # noqa: PLC0415  # boto3 costs seconds that the embedded default saves
+
+    secret = settings.s3_secret_access_key
+    store = S3Store(
+        bucket=settings.s3_bucket,
+        endpoint_url=settings.s3_endpoint_url,
+        region=settings.s3_region,
+        access_key_id=settings.s3_access_key_id,
+        secret_access_key=secret.get_secret_value() if secret else None,
+        max_connections=settings.threads,
+        presign_seconds=settings.presign_seconds,
+    )
+    store.check()
+    return store, None if settings.bytes_through_server else store

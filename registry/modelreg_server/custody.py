@@ -1,0 +1,183 @@
+"""The record: append-only custody events, written in the same transaction as the state they tell of.
+
+`append` is the only writer; a trigger in both databases refuses UPDATE and DELETE (the migration makes it). Indexes are
+contiguous from 0: the head row is locked until the caller's transaction ends, so nobody sees a gap and nobody shares a
+number. An entry is RFC 8785 JSON of at most 8 KiB; its bytes are what a Merkle tree will take as leaves.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, LargeBinary, String
+from sqlalchemy.exc import NoResultFound
+from sqlmodel import Field, Session, SQLModel, col, select
+
+from modelreg.canonical import canonical_json
+from modelreg.errors import RecordUnavailable, TooLarge
+from modelreg_server.tables import UtcDateTime
+
+MAX_ENTRY_BYTES = 8 * 1024
+MAX_TEXT_CHARS = 200
+
+
+class EventType(StrEnum):
+    """`noun.past-participle`. A retired type keeps its place here as a comment."""
+
+    ARTIFACT_PUBLISHED = "artifact.published"
+    ARTIFACT_SIGNED = "artifact.signed"  # a further signature on a published artifact
+    ARTIFACT_GRANTED = "artifact.granted"
+    ARTIFACT_REFUSED = "artifact.refused"
+    ARTIFACT_RECEIVED = "artifact.received"
+    ARTIFACT_LOADED = "artifact.loaded"
+    TAG_MOVED = "tag.moved"
+    TAG_RESOLVED = "tag.resolved"
+    TOKEN_ISSUED = "token.issued"  # noqa: S105  # an event's name
+    TOKEN_REVOKED = "token.revoked"  # noqa: S105
+
+
+@dataclass(frozen=True)
+class Actor:
+    """Who does it, from the verified credential; address and agent as the connection shows them."""
+
+    principal: str
+    token_id: str | None
+    client_address: str | None = None
+    user_agent: str | None = None
+
+
+@dataclass(frozen=True)
+class Event:
+    """What to append. `host` and `purpose` are the client's words; `detail` holds JSON values, big things by digest."""
+
+    type: EventType
+    repository: str | None = None
+    artifact: str | None = None
+    tag: str | None = None
+    host: str | None = None
+    purpose: str | None = None
+    detail: dict[str, Any] = field(default_factory=dict)
+
+
+class CustodyEvent(SQLModel, table=True):
+    """One row of the log. `entry` is the canonical JSON and the truth; the other columns are for finding it."""
+
+    __tablename__ = "custody_event"
+
+    index: int = Field(primary_key=True, sa_type=BigInteger, sa_column_kwargs={"autoincrement": False})
+    type: str = Field(index=True, max_length=40)
+    recorded_at: datetime = Field(sa_type=UtcDateTime)
+    principal: str = Field(index=True, max_length=200)
+    token_id: str | None = Field(max_length=36)
+    repository: str | None = Field(index=True, max_length=128)
+    artifact: str | None = Field(index=True, max_length=71)
+    tag: str | None = Field(max_length=128)
+    host: str | None = Field(sa_type=String(MAX_TEXT_CHARS))
+    client_address: str | None = Field(max_length=100)
+    user_agent: str | None = Field(max_length=MAX_TEXT_CHARS)
+    purpose: str | None = Field(max_length=40)
+    detail: dict[str, Any] = Field(sa_type=JSON)
+    entry: bytes = Field(sa_type=LargeBinary)
+
+
+class CustodyHead(SQLModel, table=True):
+    """One row, made by the migration: how many events there are. Its lock is the log's lock."""
+
+    __tablename__ = "custody_head"
+
+    id: int = Field(primary_key=True)
+    size: int = Field(sa_type=BigInteger)
+
+
+def hold(session: Session) -> CustodyHead:
+    """Take the log's lock until the caller's transaction ends; every other appender waits.
+
+    Raises:
+        RecordUnavailable: the database was never migrated.
+    """
+    try:
+        return session.exec(select(CustodyHead).with_for_update()).one()
+    except NoResultFound:
+        raise RecordUnavailable("the custody log has no head; run `modelreg-server migrate`") from None
+
+
+def append(session: Session, actor: Actor, event: Event, now: datetime) -> int:
+    """Append an event inside the caller's transaction and return its index; durable when that transaction commits.
+
+    Call it late: from here to the commit every other appender waits.
+
+    Raises:
+        TooLarge: the entry would exceed 8 KiB.
+        RecordUnavailable: the database was never migrated.
+    """
+    agent = actor.user_agent[:MAX_TEXT_CHARS] if actor.user_agent else None
+    entry = canonical_json(
+        {
+            "v": 1,
+            "type": event.type.value,
+            "time": now.isoformat(timespec="microseconds"),
+            "principal": actor.principal,
+            "token": actor.token_id,
+            "repository": event.repository,
+            "artifact": event.artifact,
+            "tag": event.tag,
+            "host": event.host,
+            "client_address": actor.client_address,
+            "user_agent": agent,
+            "purpose": event.purpose,
+            "detail": event.detail,
+        }
+    )
+    if len(entry) > MAX_ENTRY_BYTES:
+        raise TooLarge(f"a custody event of {len(entry)} bytes; the limit is {MAX_ENTRY_BYTES}", limit=MAX_ENTRY_BYTES)
+    head = hold(session)
+    index = head.size
+    head.size = index + 1
+    session.add(
+        CustodyEvent(
+            index=index,
+            type=event.type.value,
+            recorded_at=now,
+            principal=actor.principal,
+            token_id=actor.token_id,
+            repository=event.repository,
+            artifact=event.artifact,
+            tag=event.tag,
+            host=event.host,
+            client_address=actor.client_address,
+            user_agent=agent,
+            purpose=event.purpose,
+            detail=event.detail,
+            entry=entry,
+        )
+    )
+    return index
+
+
+def events(
+    session: Session,
+    *,
+    repository: str | None = None,
+    artifact: str | None = None,
+    tag: str | None = None,
+    types: Sequence[str] = (),
+    after: int = -1,
+    newest: bool = False,
+    limit: int = 100,
+) -> list[CustodyEvent]:
+    """Events in index order after `after`, filtered; with `newest`, the last `limit` of them instead of the first."""
+    query = select(CustodyEvent).where(col(CustodyEvent.index) > after)
+    for column, value in (
+        (CustodyEvent.repository, repository),
+        (CustodyEvent.artifact, artifact),
+        (CustodyEvent.tag, tag),
+    ):
+        if value is not None:
+            query = query.where(col(column) == value)
+    if types:
+        query = query.where(col(CustodyEvent.type).in_(types))
+    order = col(CustodyEvent.index).desc() if newest else col(CustodyEvent.index)
+    found = list(session.exec(query.order_by(order).limit(limit)))
+    return found[::-1] if newest else found

@@ -1,0 +1,176 @@
+"""What routes are given: the application's parts, the caller, and the proof that the caller may.
+
+Authentication and scope are dependencies of every route, never a path match; a test walks the routes and fails on one
+that declares neither `Requires` nor `Public`. Sessions only open and close here: operations commit.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import Depends, Request
+from sqlmodel import Session
+
+from modelreg import trust
+from modelreg.errors import Forbidden, Misconfigured, NotFound, Unauthenticated
+from modelreg.references import parse_repository
+from modelreg_server.custody import Actor
+from modelreg_server.database import Database
+from modelreg_server.identity import Anonymous, Authenticator, Principal, Verb, tokens
+from modelreg_server.measuring import Measuring
+from modelreg_server.settings import Settings
+from modelreg_server.storage import BlobStore, Presigner
+from modelreg_server.traffic import Counters
+
+READING_VERBS = frozenset({Verb.READ_METADATA, Verb.PULL})
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What `create_app` chose. `presigner` is None where bytes pass through the server."""
+
+    settings: Settings
+    database: Database
+    store: BlobStore
+    presigner: Presigner | None
+    authenticator: Authenticator
+    measuring: Measuring
+    clock: Callable[[], datetime]
+    counters: Counters
+
+    def trust_policy(self) -> trust.TrustPolicy:
+        """The policy that publications must satisfy; read again each time, so that an edit holds at once.
+
+        Raises:
+            Misconfigured: there is none, or it cannot be read.
+        """
+        return read_policy(self.settings.trust_policy)
+
+
+def read_policy(path: Path | None) -> trust.TrustPolicy:
+    """Read the trust policy file.
+
+    Raises:
+        Misconfigured: no path, no file, or a malformed one.
+    """
+    if path is None:
+        raise Misconfigured(
+            "this registry has no trust policy, so nothing can be published; set MODELREG_TRUST_POLICY to the file "
+            "that `modelreg trust init` made",
+            setting="MODELREG_TRUST_POLICY",
+        )
+    try:
+        return trust.parse(path.read_bytes())
+    except OSError as error:
+        raise Misconfigured(f"the trust policy cannot be read: {error}", setting="MODELREG_TRUST_POLICY") from None
+
+
+@dataclass(frozen=True)
+class Caller:
+    """The authenticated principal and how the log names it, and the request's one instant."""
+
+    principal: Principal
+    actor: Actor
+    now: datetime
+
+
+def parts_of(request: Request) -> Parts:
+    """The application's parts."""
+    parts = request.app.state.parts
+    assert isinstance(parts, Parts)
+    return parts
+
+
+PartsDep = Annotated[Parts, Depends(parts_of)]
+
+
+def _reading(parts: PartsDep) -> Iterator[Session]:
+    with parts.database.reading() as session:
+        yield session
+
+
+def _writing(parts: PartsDep) -> Iterator[Session]:
+    with parts.database.writing() as session:
+        yield session
+
+
+ReadSession = Annotated[Session, Depends(_reading)]
+WriteSession = Annotated[Session, Depends(_writing)]
+
+
+def _caller(request: Request, parts: PartsDep) -> Caller:
+    now = parts.clock()
+    scheme, _, credential = request.headers.get("authorization", "").partition(" ")
+    if scheme and scheme.lower() != "bearer":
+        raise Unauthenticated("send the token as `Authorization: Bearer …`")
+    with parts.database.reading() as session:
+        principal = parts.authenticator.authenticate(session, credential.strip() or None, now)
+    if isinstance(principal, Anonymous):
+        raise Unauthenticated("this registry has no anonymous access; run `modelreg login`")
+    if tokens.use_is_worth_noting(principal, now):
+        with parts.database.writing() as session, session.begin():
+            tokens.note_use(session, principal, now)
+    request.scope["modelreg_principal"] = principal.name
+    address = request.client.host if request.client else None
+    agent = request.headers.get("user-agent", "").encode("ascii", "replace").decode()
+    return Caller(principal, Actor(principal.name, principal.token_id, address, agent), now)
+
+
+CallerDep = Annotated[Caller, Depends(_caller)]
+
+
+@dataclass(frozen=True)
+class Requires:
+    """Declares the verb a route needs. With a repository in the path it is decided here, else by the operation.
+
+    Reading what is hidden answers as if it were absent; writing answers alike whether it exists or not.
+    """
+
+    verb: Verb | None
+
+    def __call__(self, request: Request, caller: CallerDep) -> Caller:
+        """Refuse, or pass the caller on."""
+        if self.verb is None:
+            return caller
+        if "namespace" in request.path_params:
+            repository = repository_of(request)
+            if not caller.principal.may(self.verb, repository):
+                raise denied(caller.principal, self.verb, repository)
+        elif self.verb is Verb.ADMIN and not caller.principal.may_everywhere(Verb.ADMIN):
+            raise Forbidden(f"{caller.principal.name} may not administer this registry (needs the scope admin:*/*)")
+        return caller
+
+
+class Public:
+    """Declares that a route needs no credential."""
+
+    def __call__(self) -> None:
+        """Nothing to check."""
+
+
+def repository_of(request: Request) -> str:
+    """The repository named by the path.
+
+    Raises:
+        Invalid: it is none.
+    """
+    return parse_repository(f"{request.path_params['namespace']}/{request.path_params['name']}")
+
+
+RepositoryDep = Annotated[str, Depends(repository_of)]
+
+
+def denied(principal: Principal, verb: Verb, repository: str) -> Forbidden | NotFound:
+    """The answer to somebody who may not: absent for readers, unless they may know that it exists."""
+    if verb in READING_VERBS and not principal.may(Verb.READ_METADATA, repository):
+        return absent(repository)
+    return Forbidden(
+        f"{principal.name} may not {verb.value} on {repository}; ask for the scope {verb.value}:{repository}"
+    )
+
+
+def absent(repository: str) -> NotFound:
+    """One sentence for two facts, so that nobody can tell them apart."""
+    return NotFound(f"there is no repository {repository}, or this token may not see it")

@@ -1,0 +1,113 @@
+"""API tokens: `mrg_api_<43 base62>_<6 base62>`, the last six a CRC-32 so that scanners recognise one without asking us.
+
+256 random bits need no slow hash: the SHA-256 of the text is stored, the text is shown once and never logged.
+"""
+
+import hashlib
+import re
+import secrets
+import string
+import uuid
+import zlib
+from datetime import datetime, timedelta
+
+from sqlmodel import Session, col, select
+
+from modelreg.errors import NotFound, Unauthenticated
+from modelreg_server import custody
+from modelreg_server.custody import Actor, Event, EventType
+from modelreg_server.identity import Anonymous, Principal, Scope, parse_scope
+from modelreg_server.tables import Token
+
+TOKEN = re.compile(r"mrg_api_(?P<secret>[0-9A-Za-z]{43})_(?P<checksum>[0-9A-Za-z]{6})", re.ASCII)
+_ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
+_LAST_USED_EVERY = timedelta(minutes=1)  # a write on every request would make reading cost a commit
+
+
+class TokenAuthenticator:
+    """Bearer tokens of the `token` table."""
+
+    def authenticate(self, session: Session, untrusted_credential: str | None, now: datetime) -> Principal | Anonymous:
+        """See `Authenticator`. The table is asked on every request, so a revocation holds at once on all workers."""
+        if untrusted_credential is None:
+            return Anonymous()
+        row = None
+        if is_well_formed(untrusted_credential):
+            row = session.exec(select(Token).where(Token.hash == _hash(untrusted_credential))).one_or_none()
+        if row is None or row.revoked_at is not None or now >= row.expires_at:
+            raise Unauthenticated(
+                "the token is malformed, unknown, expired or revoked; run `modelreg login` with a new one"
+            )
+        return Principal(row.principal, row.id, tuple(map(parse_scope, row.scopes)), row.expires_at, row.last_used_at)
+
+
+def issue(
+    session: Session, actor: Actor, *, principal: str, scopes: list[Scope], lifetime: timedelta, now: datetime
+) -> tuple[str, Token]:
+    """Make a token inside the caller's transaction; returns the text, which is not kept, and its row."""
+    secret = "".join(secrets.choice(_ALPHABET) for _ in range(43))
+    text = f"mrg_api_{secret}_{_checksum(secret)}"
+    row = Token(
+        id=str(uuid.uuid4()),
+        hash=_hash(text),
+        last_four=text[-4:],
+        principal=principal,
+        scopes=[str(scope) for scope in scopes],
+        created_at=now,
+        created_by=actor.principal,
+        expires_at=now + lifetime,
+    )
+    session.add(row)
+    detail = {"token": row.id, "for": principal, "scopes": row.scopes, "expires_at": row.expires_at.isoformat()}
+    custody.append(session, actor, Event(EventType.TOKEN_ISSUED, detail=detail), now)
+    return text, row
+
+
+def revoke(session: Session, actor: Actor, token_id: str, now: datetime) -> Token:
+    """End a token inside the caller's transaction; ending it again changes nothing.
+
+    Raises:
+        NotFound: no such token.
+    """
+    row = session.get(Token, token_id)
+    if row is None:
+        raise NotFound(f"there is no token {token_id[:40]}")
+    if row.revoked_at is None:
+        row.revoked_at = now
+        detail = {"token": row.id, "of": row.principal}
+        custody.append(session, actor, Event(EventType.TOKEN_REVOKED, detail=detail), now)
+    return row
+
+
+def every_token(session: Session) -> list[Token]:
+    """All tokens, newest first."""
+    return list(session.exec(select(Token).order_by(col(Token.created_at).desc())))
+
+
+def use_is_worth_noting(principal: Principal, now: datetime) -> bool:
+    """Whether the last noted use is old enough to write a new one."""
+    return principal.last_used_at is None or now - principal.last_used_at >= _LAST_USED_EVERY
+
+
+def note_use(session: Session, principal: Principal, now: datetime) -> None:
+    """Remember that a token was used, inside the caller's transaction; for people, not for the record."""
+    if (row := session.get(Token, principal.token_id)) is not None:
+        row.last_used_at = now
+
+
+def is_well_formed(untrusted_text: str) -> bool:
+    """Whether the text has a token's form and checksum; says nothing about whether it exists."""
+    match = TOKEN.fullmatch(untrusted_text)
+    return match is not None and _checksum(match["secret"]) == match["checksum"]
+
+
+def _checksum(secret: str) -> str:
+    number, digits = zlib.crc32(secret.encode()), ""
+    for _ in range(6):
+        number, digit = divmod(number, 62)
+        digits = _ALPHABET[digit] + digits
+    return digits
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,413 @@
+"""Publishing: declare, upload what is missing, measure, finish. Every step can be repeated and resumed.
+
+    begin    manifest and bundle verified, an attempt opened (or found again)        → which blobs are missing
+    uploads  an upload opened for each named blob, under a key of its own            → which parts are written
+    measure  the server reads the blob back                                          → it is what was declared, or gone
+    finish   verified again; rows and `artifact.published` in one transaction        → the artifact exists
+
+A blob counts as present only if this attempt uploaded it or the caller may pull an artifact that holds it: naming a
+digest yields nothing, not even that it exists.
+"""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import lru_cache
+
+from sqlalchemy.orm import defer
+from sqlmodel import Session, col, select
+
+from modelreg import manifests, verification
+from modelreg.digests import sha256_of
+from modelreg.errors import Conflict, DigestMismatch, Forbidden, ManifestInvalid, NotFound
+from modelreg.manifests import FileEntry, Manifest
+from modelreg.trust import TrustPolicy
+from modelreg_server import custody, storage
+from modelreg_server.custody import Event, EventType
+from modelreg_server.database import Database, insert_if_absent
+from modelreg_server.dependencies import Caller
+from modelreg_server.identity import Principal, Verb
+from modelreg_server.measuring import BlobFacts, Measuring, facts_of
+from modelreg_server.storage import BlobStore, Upload
+from modelreg_server.tables import (
+    Artifact,
+    ArtifactFile,
+    Attempt,
+    Blob,
+    BlobUpload,
+    Publication,
+    Repository,
+    Signature,
+)
+from modelreg_server.tagging import move_tag
+
+_QUERY_BATCH = 500  # bound parameters in one statement
+_MEASURE_WAIT_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Missing:
+    """An open attempt and the blobs it still needs, by BLAKE3."""
+
+    attempt: Attempt
+    blobs: list[str]
+
+
+def begin(
+    database: Database,
+    caller: Caller,
+    repository: str,
+    raw_manifest: bytes,
+    raw_bundle: bytes,
+    tags: Sequence[str],
+    policy: TrustPolicy,
+    lifetime: timedelta,
+) -> Missing:
+    """Open an attempt, or find the caller's open one for the same artifact.
+
+    Args:
+        raw_manifest: untrusted.
+        raw_bundle: untrusted; verified before a byte is uploaded, and again in `finish`.
+
+    Raises:
+        Untrusted: manifest or signature do not hold.
+        Forbidden: tags are asked for and the caller may not move tags here.
+        DigestMismatch: a file is declared with digests that do not belong together.
+    """
+    verified = verification.verify(raw_bundle, raw_manifest, policy=policy, repository=repository, now=caller.now)
+    manifest = verified.manifest
+    _require_tag_right(caller, repository, tags)
+    with database.writing() as session, session.begin():
+        attempt = session.exec(
+            select(Attempt).where(
+                Attempt.repository == repository,
+                Attempt.artifact_digest == str(manifest.digest),
+                Attempt.principal == caller.principal.name,
+                col(Attempt.event_index).is_(None),
+                Attempt.expires_at > caller.now,
+            )
+        ).first()
+        if attempt is None:
+            attempt = Attempt(
+                id=str(uuid.uuid4()),
+                repository=repository,
+                artifact_digest=str(manifest.digest),
+                principal=caller.principal.name,
+                manifest=raw_manifest,
+                bundle=raw_bundle,
+                tags=list(tags),
+                created_at=caller.now,
+                expires_at=caller.now + lifetime,
+            )
+            session.add(attempt)
+        else:
+            attempt.bundle, attempt.tags = raw_bundle, list(tags)
+        session.flush()
+        blobs = _missing(session, caller.principal, attempt.id, manifest)
+        session.expunge_all()
+    return Missing(attempt, blobs)
+
+
+def open_attempt(session: Session, caller: Caller, attempt_id: str) -> Attempt:
+    """The caller's attempt, without its manifest and bundle (loaded when they are touched).
+
+    Raises:
+        NotFound: no such attempt, or another principal's, or expired.
+        Forbidden: the caller's right to push ended meanwhile.
+    """
+    row = session.exec(
+        select(Attempt).where(Attempt.id == attempt_id).options(defer(Attempt.manifest), defer(Attempt.bundle))  # type: ignore[arg-type]  # columns, to SQLAlchemy
+    ).one_or_none()
+    if row is None or row.principal != caller.principal.name or caller.now >= row.expires_at:
+        raise NotFound(f"there is no open publication {attempt_id[:40]} of yours; push again")
+    if not caller.principal.may(Verb.PUSH, row.repository):
+        raise Forbidden(f"{caller.principal.name} may not push to {row.repository} any more")
+    return row
+
+
+def uploads(
+    database: Database, store: BlobStore, caller: Caller, attempt_id: str, blobs: Sequence[str]
+) -> list[tuple[BlobUpload, frozenset[int]]]:
+    """The uploads of the named blobs, opened where there are none, each with the parts that are written.
+
+    Raises:
+        NotFound: no such attempt, or a blob that its manifest does not name.
+    """
+    with database.reading() as session:
+        declared = _declared(open_attempt(session, caller, attempt_id).manifest)
+        known = {row.blake3 for row in _upload_rows(session, attempt_id, blobs)}
+    if unknown := [blake3 for blake3 in blobs if blake3 not in declared]:
+        raise NotFound(f"the manifest of this publication has no blob {unknown[0]}")
+    opened = [_open_upload(store, attempt_id, declared[blake3]) for blake3 in blobs if blake3 not in known]
+    with database.writing() as session, session.begin():
+        # A row that is there already is another request's, which won; nothing was written under our key.
+        lost = [row for row in opened if not insert_if_absent(session, [row])]
+    for row in lost:
+        store.discard(upload_of(row))
+    with database.reading() as session:
+        rows = {row.blake3: row for row in _upload_rows(session, attempt_id, blobs)}
+        session.expunge_all()
+    return [(rows[blake3], _written_parts(store, rows[blake3])) for blake3 in blobs]
+
+
+def open_uploads(session: Session, caller: Caller, attempt_id: str, blobs: Sequence[str]) -> dict[str, BlobUpload]:
+    """Uploads of the caller's attempt, by BLAKE3.
+
+    Raises:
+        NotFound: one of them was not opened.
+    """
+    open_attempt(session, caller, attempt_id)
+    rows = {row.blake3: row for row in _upload_rows(session, attempt_id, blobs)}
+    if unknown := [blake3 for blake3 in blobs if blake3 not in rows]:
+        raise NotFound(f"no upload of {unknown[0]} is open in this publication; ask for it first")
+    session.expunge_all()
+    return rows
+
+
+def open_upload(session: Session, caller: Caller, attempt_id: str, blake3: str) -> BlobUpload:
+    """One upload of the caller's attempt; raises as `open_uploads`."""
+    return open_uploads(session, caller, attempt_id, [blake3])[blake3]
+
+
+def taking_parts(row: BlobUpload) -> Upload:
+    """The store's view of an upload that still takes parts.
+
+    Raises:
+        Conflict: it is measured already.
+    """
+    if row.measured_at is not None:
+        raise Conflict(f"the blob {row.blake3} is already uploaded and measured")
+    return upload_of(row)
+
+
+def measure(
+    database: Database, store: BlobStore, measuring: Measuring, caller: Caller, attempt_id: str, blake3: str
+) -> tuple[bool, int]:
+    """Have an uploaded blob measured; returns whether it is done, and the bytes measured so far.
+
+    Raises:
+        DigestMismatch: the bytes are not what was declared; the upload is gone, a new one can be opened.
+        Conflict: parts are missing.
+    """
+    with database.reading() as session:
+        row = open_upload(session, caller, attempt_id, blake3)
+    if row.measured_at is None:
+        declared = BlobFacts(row.blake3, row.sha256, row.chunks_sha256, row.size_bytes)
+        try:
+            progress = measuring.wait(upload_of(row), declared, _MEASURE_WAIT_SECONDS)
+        except DigestMismatch:
+            with database.writing() as session, session.begin():
+                if (stale := session.get(BlobUpload, row.id)) is not None:
+                    session.delete(stale)
+            store.discard(upload_of(row))
+            raise
+        if progress is not None:
+            return False, progress
+        with database.writing() as session, session.begin():
+            if (current := session.get(BlobUpload, row.id)) is not None:
+                current.measured_at = caller.now
+    return True, row.size_bytes
+
+
+def finish(database: Database, store: BlobStore, caller: Caller, attempt_id: str, policy: TrustPolicy) -> Attempt:
+    """Make the artifact exist, with its tags, in one transaction; doing it again gives the same answer.
+
+    Raises:
+        Conflict: blobs are missing (facts: `missing_count`).
+        Untrusted: the signature no longer holds under the policy of now.
+        Forbidden: the right to push, or to move the tags, ended meanwhile.
+    """
+    with database.reading() as session:
+        attempt = open_attempt(session, caller, attempt_id)
+        raw_manifest, raw_bundle = attempt.manifest, attempt.bundle
+        session.expunge_all()
+    if attempt.event_index is not None:
+        return attempt
+    _require_tag_right(caller, attempt.repository, attempt.tags)
+    verified = verification.verify(
+        raw_bundle, raw_manifest, policy=policy, repository=attempt.repository, now=caller.now
+    )
+    with database.writing() as session, session.begin():
+        attempt = open_attempt(session, caller, attempt_id)
+        if missing := _missing(session, caller.principal, attempt_id, verified.manifest):
+            raise Conflict(f"{len(missing)} blobs are not uploaded and measured yet", missing_count=len(missing))
+        redundant = _accept_blobs(session, attempt_id, caller.now)
+        _insert_artifact(session, verified.manifest)
+        insert_if_absent(session, [Repository(name=attempt.repository, created_at=caller.now)])
+        repository = session.exec(select(Repository).where(Repository.name == attempt.repository)).one()
+        # From here on one publication at a time: the log's lock also decides who was first.
+        custody.hold(session)
+        attempt.event_index, attempt.created = _publish(session, caller, repository, verified)
+        for tag in attempt.tags:
+            move_tag(session, caller, repository, tag, str(verified.manifest.digest))
+        session.flush()
+        session.expunge_all()
+    # Committed. What a crash leaves from here on is an unreferenced object, which `sweep` removes.
+    for upload in redundant:
+        store.discard(upload)
+    return attempt
+
+
+def upload_of(row: BlobUpload) -> Upload:
+    """The store's view of an upload row."""
+    return Upload(row.key, row.size_bytes, row.part_bytes, row.token)
+
+
+@lru_cache(maxsize=2)
+def _declared(raw_manifest: bytes) -> dict[str, FileEntry]:
+    """The files of a manifest by BLAKE3. Cached: an attempt asks for it once for every batch of blobs."""
+    return {entry.blake3: entry for entry in manifests.parse(raw_manifest).files}
+
+
+def _upload_rows(session: Session, attempt_id: str, blobs: Sequence[str]) -> list[BlobUpload]:
+    query = select(BlobUpload).where(BlobUpload.attempt_id == attempt_id, col(BlobUpload.blake3).in_(blobs))
+    return list(session.exec(query))
+
+
+def _open_upload(store: BlobStore, attempt_id: str, entry: FileEntry) -> BlobUpload:
+    upload_id = str(uuid.uuid4())
+    part_bytes = storage.part_bytes_for(entry.size, manifests.CHUNK_BYTES)
+    upload = store.start(storage.blob_key(entry.blake3, upload_id), entry.size, part_bytes)
+    facts = facts_of(entry)
+    return BlobUpload(
+        id=upload_id,
+        attempt_id=attempt_id,
+        blake3=facts.blake3,
+        sha256=facts.sha256,
+        chunks_sha256=facts.chunks_sha256,
+        size_bytes=facts.size_bytes,
+        part_bytes=part_bytes,
+        key=upload.key,
+        token=upload.token,
+        measured_at=None,
+    )
+
+
+def _written_parts(store: BlobStore, row: BlobUpload) -> frozenset[int]:
+    upload = upload_of(row)
+    if row.measured_at is not None:
+        return frozenset(range(1, upload.part_count + 1))
+    return store.written_parts(upload)
+
+
+def _require_tag_right(caller: Caller, repository: str, tags: Sequence[str]) -> None:
+    if tags and not caller.principal.may(Verb.TAG, repository):
+        raise Forbidden(f"{caller.principal.name} may push to {repository} but not move tags; push without --tag")
+
+
+def _missing(session: Session, principal: Principal, attempt_id: str, manifest: Manifest) -> list[str]:
+    """Blobs that are neither measured in this attempt nor in an artifact the principal may pull."""
+    declared = {entry.blake3: facts_of(entry) for entry in manifest.files}
+    if len({(entry.blake3, entry.sha256, entry.size) for entry in manifest.files}) != len(declared):
+        raise ManifestInvalid("the manifest gives one BLAKE3 to different bytes")
+    query = select(BlobUpload.blake3).where(
+        BlobUpload.attempt_id == attempt_id, col(BlobUpload.measured_at).is_not(None)
+    )
+    present = set(session.exec(query))
+    wanted = sorted(declared.keys() - present)
+    for start in range(0, len(wanted), _QUERY_BATCH):
+        present |= _readable(session, principal, declared, wanted[start : start + _QUERY_BATCH])
+    return sorted(declared.keys() - present)
+
+
+def _readable(
+    session: Session, principal: Principal, declared: dict[str, BlobFacts], wanted: Sequence[str]
+) -> set[str]:
+    """Which of the wanted blobs the principal may pull already, through any artifact in any repository."""
+    holders = (
+        select(ArtifactFile.blake3, Repository.name)
+        .join(Publication, col(Publication.artifact_digest) == col(ArtifactFile.artifact_digest))
+        .join(Repository, col(Repository.id) == col(Publication.repository_id))
+        .where(col(ArtifactFile.blake3).in_(wanted))
+        .distinct()
+    )
+    readable = {blake3 for blake3, name in session.exec(holders) if principal.may(Verb.PULL, name)}
+    if not readable:
+        return set()
+    for blob in session.exec(select(Blob).where(col(Blob.blake3).in_(readable))):
+        known = BlobFacts(blob.blake3, blob.sha256, blob.chunks_sha256, blob.size_bytes)
+        if known != declared[blob.blake3]:
+            raise DigestMismatch(
+                f"the manifest gives blake3:{blob.blake3} another size, sha256 or chunks than that blob has",
+                expected=f"sha256:{known.sha256}",
+                measured=f"sha256:{declared[blob.blake3].sha256}",
+            )
+    return readable
+
+
+def _accept_blobs(session: Session, attempt_id: str, now: datetime) -> list[Upload]:
+    """Make this attempt's uploads the accepted ones where there is none; returns the uploads nobody needs."""
+    redundant = []
+    # In key order, so that two publications sharing blobs cannot wait for each other.
+    query = select(BlobUpload).where(BlobUpload.attempt_id == attempt_id).order_by(BlobUpload.blake3)
+    for row in session.exec(query):
+        accepted = Blob(
+            blake3=row.blake3,
+            sha256=row.sha256,
+            chunks_sha256=row.chunks_sha256,
+            size_bytes=row.size_bytes,
+            key=row.key,
+            measured_at=row.measured_at or now,
+        )
+        if row.measured_at is None or not insert_if_absent(session, [accepted]):
+            redundant.append(upload_of(row))
+    return redundant
+
+
+def _insert_artifact(session: Session, manifest: Manifest) -> None:
+    digest = str(manifest.digest)
+    row = Artifact(
+        digest=digest, manifest=manifest.raw, size_bytes=manifest.total_bytes, file_count=len(manifest.files)
+    )
+    if insert_if_absent(session, [row]):
+        files = [
+            ArtifactFile(artifact_digest=digest, path=entry.path, blake3=entry.blake3, sha256=entry.sha256)
+            for entry in manifest.files
+        ]
+        insert_if_absent(session, files)
+
+
+def _publish(
+    session: Session, caller: Caller, repository: Repository, verified: verification.VerifiedManifest
+) -> tuple[int, bool]:
+    """The publication and its signature; returns the index of `artifact.published` and whether it is new."""
+    assert repository.id is not None
+    digest, signer = str(verified.manifest.digest), verified.signer
+    detail = {
+        "size_bytes": verified.manifest.total_bytes,
+        "files": len(verified.manifest.files),
+        "authority": signer.authority,
+        "identity": signer.identity,
+        "key": str(signer.key_ids[0]),
+        "bundle": str(sha256_of(verified.raw_bundle)),
+    }
+    publication = session.exec(
+        select(Publication).where(Publication.repository_id == repository.id, Publication.artifact_digest == digest)
+    ).one_or_none()
+    created = publication is None
+    if publication is None:
+        event = Event(EventType.ARTIFACT_PUBLISHED, repository.name, digest, detail=detail)
+        publication = Publication(
+            repository_id=repository.id,
+            artifact_digest=digest,
+            published_at=caller.now,
+            published_by=caller.principal.name,
+            event_index=custody.append(session, caller.actor, event, caller.now),
+        )
+        session.add(publication)
+        session.flush()
+    assert publication.id is not None
+    signature = Signature(
+        publication_id=publication.id,
+        key_id=str(signer.key_ids[0]),
+        bundle=verified.raw_bundle,
+        authority=signer.authority,
+        identity=signer.identity,
+        added_at=caller.now,
+        added_by=caller.principal.name,
+    )
+    if insert_if_absent(session, [signature]) and not created:
+        event = Event(EventType.ARTIFACT_SIGNED, repository.name, digest, detail=detail)
+        custody.append(session, caller.actor, event, caller.now)
+    return publication.event_index, created

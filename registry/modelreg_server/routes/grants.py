@@ -1,0 +1,148 @@
+"""Fetching over HTTP: grant, then URLs or bytes, then reports."""
+
+import re
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Header
+from starlette.responses import StreamingResponse
+
+from modelreg import wire
+from modelreg.errors import Invalid
+from modelreg_server import retrieval
+from modelreg_server.custody import EventType
+from modelreg_server.dependencies import Caller, PartsDep, ReadSession, RepositoryDep, Requires
+from modelreg_server.routes import REPOSITORY, BlobPath, IdPath
+
+router = APIRouter(tags=["grants"])
+# `pull` is decided inside the operation: a refusal must be an event too.
+Puller = Annotated[Caller, Depends(Requires(None))]
+_GRANT = "/v1/grants/{grant_id}"
+_RANGE = re.compile(r"bytes=([0-9]{1,19})-([0-9]{1,19})?", re.ASCII)
+
+
+@router.post(REPOSITORY + "/grants", status_code=201, summary="Ask to fetch an artifact")
+def grant(repository: RepositoryDep, request: wire.GrantRequest, caller: Puller, parts: PartsDep) -> wire.Grant:
+    """Decides and records; the event is durable before this answers."""
+    policy = parts.trust_policy() if parts.settings.trust_policy else None
+    granted = retrieval.grant(
+        parts.database,
+        caller,
+        repository,
+        artifact=request.artifact,
+        purpose=request.purpose,
+        host=request.host,
+        tag=request.tag,
+        policy=policy,
+        lifetime=timedelta(seconds=parts.settings.grant_seconds),
+    )
+    return wire.Grant(
+        id=granted.row.id,
+        repository=repository,
+        artifact=request.artifact,
+        manifest=granted.manifest.decode(),
+        bundles=[bundle.decode() for bundle in granted.bundles],
+        event=granted.row.event_index,
+        expires_at=granted.row.expires_at,
+    )
+
+
+@router.post(_GRANT + "/read-requests", summary="How to fetch blobs")
+def read_requests(
+    grant_id: IdPath, request: wire.BlobNames, caller: Puller, parts: PartsDep, session: ReadSession
+) -> wire.DirectRequests:
+    """A presigned GET for each blob, or this API's own path where bytes pass through the server."""
+    answers = []
+    for blob in retrieval.granted_blobs(session, caller, grant_id, request.blobs):
+        if parts.presigner is None:
+            url, headers, seconds = f"/v1/grants/{grant_id}/blobs/{blob.blake3}", {}, parts.settings.grant_seconds
+        else:
+            signed = parts.presigner.presign_read(blob.key)
+            url, headers, seconds = signed.url, signed.headers, signed.expires_in_seconds
+        answers.append(
+            wire.DirectRequest(blake3=blob.blake3, method="GET", url=url, headers=headers, expires_in_seconds=seconds)
+        )
+    return wire.DirectRequests(requests=answers)
+
+
+@router.get(
+    _GRANT + "/blobs/{blake3}",
+    summary="Fetch a blob, or a range of it, through the server",
+    response_class=StreamingResponse,
+    responses={206: {"description": "The range asked for."}},
+)
+def read(
+    grant_id: IdPath,
+    blake3: BlobPath,
+    caller: Puller,
+    parts: PartsDep,
+    range: Annotated[str | None, Header()] = None,  # noqa: A002  # the header's name
+) -> StreamingResponse:
+    """The bytes as stored; the client verifies them."""
+    with parts.database.reading() as session:
+        blob = retrieval.granted_blobs(session, caller, grant_id, [blake3])[0]
+    start, stop = parse_range(range, blob.size_bytes)
+    headers = {"Content-Length": str(stop - start), "Accept-Ranges": "bytes"}
+    if range is not None:
+        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{blob.size_bytes}"
+    return StreamingResponse(
+        _first_block_early(parts.store.read(blob.key, start, stop)),
+        206 if range is not None else 200,
+        headers,
+        "application/octet-stream",
+    )
+
+
+@router.post(_GRANT + "/receipts", status_code=201, summary="Report that every byte arrived and was verified")
+def received(grant_id: IdPath, request: wire.ReceivedReport, caller: Puller, parts: PartsDep) -> wire.Recorded:
+    """Appends `artifact.received`."""
+    detail = {"transferred_bytes": request.transferred_bytes}
+    index = retrieval.report(parts.database, caller, grant_id, EventType.ARTIFACT_RECEIVED, detail)
+    return wire.Recorded(event=index)
+
+
+@router.post(_GRANT + "/loads", status_code=201, summary="Report that the files are handed to a runtime")
+def loaded(grant_id: IdPath, request: wire.LoadedReport, caller: Puller, parts: PartsDep) -> wire.Recorded:
+    """Appends `artifact.loaded`."""
+    index = retrieval.report(parts.database, caller, grant_id, EventType.ARTIFACT_LOADED, request.model_dump())
+    return wire.Recorded(event=index)
+
+
+class _RangeNotSatisfiable(Invalid):
+    code = "range-not-satisfiable"
+    title = "The range is not satisfiable"
+    status = 416
+
+
+def parse_range(untrusted_header: str | None, size_bytes: int) -> tuple[int, int]:
+    """Read `bytes=first-last` or `bytes=first-` as (start, stop); one range only, inside the blob (RFC 9110 §14).
+
+    Raises:
+        Invalid: anything else; a range that starts behind the end is 416.
+    """
+    if untrusted_header is None:
+        return 0, size_bytes
+    match = _RANGE.fullmatch(untrusted_header)
+    if match is None:
+        raise Invalid("send one range as `bytes=first-last`", field="range", value=untrusted_header[:200])
+    start = int(match[1])
+    stop = min(int(match[2]) + 1, size_bytes) if match[2] else size_bytes
+    if start >= stop:
+        raise _RangeNotSatisfiable(
+            f"the blob has {size_bytes} bytes; the range {untrusted_header[:60]} holds none of them",
+            field="range",
+            value=untrusted_header[:200],
+        )
+    return start, stop
+
+
+def _first_block_early(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """Read the first block now, while a failure can still become a problem response."""
+    first = next(blocks, b"")
+
+    def all_blocks() -> Iterator[bytes]:
+        yield first
+        yield from blocks
+
+    return all_blocks()

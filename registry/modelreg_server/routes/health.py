@@ -1,0 +1,15 @@
+"""Whether the process is up and its record can be read. The only route without a credential."""
+
+from fastapi import APIRouter, Depends
+from sqlalchemy import text
+
+from modelreg_server.dependencies import Public, ReadSession
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/health", dependencies=[Depends(Public())], summary="Is the registry able to work?")
+def health(session: ReadSession) -> dict[str, str]:
+    """Answer `ok` when the database answers; says nothing about what is stored."""
+    session.connection().execute(text("SELECT 1"))
+    return {"status": "ok"}

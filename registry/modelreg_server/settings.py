@@ -1,0 +1,67 @@
+"""The server's settings: built once in `cli`, passed down, read nowhere else. Every one is `MODELREG_<NAME>`."""
+
+import ipaddress
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from modelreg.errors import Misconfigured
+
+
+class Settings(BaseSettings):
+    """Embedded default: SQLite and a directory below `data_dir`. Production: `database_url` and `s3_bucket`."""
+
+    model_config = SettingsConfigDict(env_prefix="MODELREG_", frozen=True, extra="ignore")
+
+    data_dir: Path = Field(description="Where the embedded database and blobs live.")
+    database_url: str | None = Field(
+        default=None, description="SQLAlchemy URL; `postgresql+psycopg://…` or none for SQLite below `data_dir`."
+    )
+    s3_bucket: str | None = Field(default=None, description="Bucket for blobs; none keeps them below `data_dir`.")
+    s3_endpoint_url: str | None = Field(default=None, description="S3 endpoint; none for AWS.")
+    s3_region: str = Field(default="us-east-1", description="S3 region to sign for.")
+    s3_access_key_id: str | None = Field(default=None, description="S3 key id; none for boto3's own chain.")
+    s3_secret_access_key: SecretStr | None = Field(default=None, description="S3 secret; none for boto3's own chain.")
+    bytes_through_server: bool = Field(
+        default=False, description="Send blob bytes through the server even where the store can presign."
+    )
+    trust_policy: Path | None = Field(
+        default=None, description="The trust policy that publications must satisfy; without one nothing is published."
+    )
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(default=8470, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    tls_certificate: Path | None = Field(default=None, description="PEM chain to serve HTTPS with.")
+    tls_key: Path | None = Field(default=None, description="PEM key of that certificate.")
+    behind_proxy: str | None = Field(
+        default=None, description="Addresses of the TLS proxies whose forwarded headers are believed, comma-separated."
+    )
+    threads: int = Field(default=32, ge=2, le=512, description="Requests worked on at once by one process.")
+    grant_seconds: int = Field(default=6 * 3600, ge=60, description="How long a grant can be used to fetch bytes.")
+    presign_seconds: int = Field(default=60, ge=1, le=60, description="How long a presigned URL lives.")
+    publication_seconds: int = Field(default=7 * 86400, ge=60, description="How long an open publication can resume.")
+
+    @model_validator(mode="after")
+    def _refuse_open_listener(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise Misconfigured("tls_certificate and tls_key go together; set both or neither")
+        if not (_is_loopback(self.host) or self.tls_certificate or self.behind_proxy):
+            raise Misconfigured(
+                f"refusing to listen on {self.host} without TLS: set tls_certificate and tls_key, or behind_proxy to "
+                "the addresses of the proxies that terminate TLS",
+                setting="MODELREG_HOST",
+            )
+        return self
+
+    @property
+    def resolved_database_url(self) -> str:
+        """The URL to connect to."""
+        return self.database_url or f"sqlite:///{self.data_dir / 'registry.sqlite3'}"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

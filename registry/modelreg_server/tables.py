@@ -1,0 +1,199 @@
+"""Rows. Built from parsed values only (a `table=True` model validates nothing), never returned by a route.
+
+The custody log's tables are `custody`'s own. Sizes are BIGINT; times are aware UTC; digests are CHECK-constrained text.
+"""
+
+from datetime import UTC, datetime
+
+from sqlalchemy import JSON, BigInteger, CheckConstraint, DateTime, LargeBinary, String, TypeDecorator, UniqueConstraint
+from sqlalchemy.engine import Dialect
+from sqlmodel import Field, SQLModel
+
+SQLModel.metadata.naming_convention = {
+    "ix": "ix_%(column_0_label)s",
+    "uq": "uq_%(table_name)s_%(column_0_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """Aware in, aware UTC out, on both databases (SQLite forgets offsets)."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Refuse a naive time: it would be somebody's local time."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("naive datetime")
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        """Give the offset back."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def hex_64_check(column: str) -> CheckConstraint:
+    """64 characters; the alphabet is the parsers' business, the length keeps a truncated value out."""
+    return CheckConstraint(f"length({column}) = 64", name=f"{column}_hex")
+
+
+def artifact_check(column: str) -> CheckConstraint:
+    """`sha256:` and 64 characters."""
+    return CheckConstraint(f"length({column}) = 71 AND {column} LIKE 'sha256:%'", name=f"{column}_digest")
+
+
+class Token(SQLModel, table=True):
+    """An API token; `hash` is the SHA-256 of the whole token text, the text itself is never stored."""
+
+    id: str = Field(primary_key=True, max_length=36)
+    hash: str = Field(unique=True, max_length=64)
+    last_four: str = Field(max_length=4)
+    principal: str = Field(max_length=200)
+    scopes: list[str] = Field(sa_type=JSON)
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    created_by: str = Field(max_length=200)
+    expires_at: datetime = Field(sa_type=UtcDateTime)
+    revoked_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    last_used_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+
+
+class Repository(SQLModel, table=True):
+    """Made by the first publication."""
+
+    id: int | None = Field(default=None, primary_key=True)
+    name: str = Field(unique=True, max_length=128)
+    created_at: datetime = Field(sa_type=UtcDateTime)
+
+
+class Blob(SQLModel, table=True):
+    """Bytes the server measured itself. `key` is the one accepted upload; `chunks_sha256` stands for all chunks."""
+
+    __table_args__ = (hex_64_check("blake3"), hex_64_check("sha256"), hex_64_check("chunks_sha256"))
+
+    blake3: str = Field(primary_key=True, max_length=64)
+    sha256: str = Field(index=True, max_length=64)
+    chunks_sha256: str = Field(max_length=64)
+    size_bytes: int = Field(sa_type=BigInteger)
+    key: str = Field(max_length=200)
+    measured_at: datetime = Field(sa_type=UtcDateTime)
+
+
+class Artifact(SQLModel, table=True):
+    """One immutable set of files; the same artifact may be published in several repositories."""
+
+    __table_args__ = (artifact_check("digest"),)
+
+    digest: str = Field(primary_key=True, max_length=71)
+    manifest: bytes = Field(sa_type=LargeBinary)
+    size_bytes: int = Field(sa_type=BigInteger)
+    file_count: int
+
+
+class ArtifactFile(SQLModel, table=True):
+    """A file of an artifact: which blobs it needs, and the way from a digest back to names."""
+
+    __tablename__ = "artifact_file"
+
+    artifact_digest: str = Field(primary_key=True, foreign_key="artifact.digest", max_length=71)
+    path: str = Field(primary_key=True, sa_type=String(1024))
+    blake3: str = Field(foreign_key="blob.blake3", index=True, max_length=64)
+    sha256: str = Field(index=True, max_length=64)
+
+
+class Publication(SQLModel, table=True):
+    """An artifact in a repository."""
+
+    __table_args__ = (UniqueConstraint("repository_id", "artifact_digest"),)
+
+    id: int | None = Field(default=None, primary_key=True)
+    repository_id: int = Field(foreign_key="repository.id")
+    artifact_digest: str = Field(foreign_key="artifact.digest", index=True, max_length=71)
+    published_at: datetime = Field(sa_type=UtcDateTime)
+    published_by: str = Field(max_length=200)
+    event_index: int = Field(sa_type=BigInteger)
+
+
+class Signature(SQLModel, table=True):
+    """A bundle over a publication, one a signing key; a second signer's bundle stands beside the first."""
+
+    __table_args__ = (UniqueConstraint("publication_id", "key_id"),)
+
+    id: int | None = Field(default=None, primary_key=True)
+    publication_id: int = Field(foreign_key="publication.id")
+    key_id: str = Field(max_length=71)
+    bundle: bytes = Field(sa_type=LargeBinary)
+    authority: str = Field(max_length=200)
+    identity: str = Field(max_length=1000)
+    added_at: datetime = Field(sa_type=UtcDateTime)
+    added_by: str = Field(max_length=200)
+
+
+class Tag(SQLModel, table=True):
+    """Where a tag points now; the history is the log's, and `event_index` is the tag's version."""
+
+    repository_id: int = Field(primary_key=True, foreign_key="repository.id")
+    name: str = Field(primary_key=True, max_length=128)
+    artifact_digest: str = Field(foreign_key="artifact.digest", index=True, max_length=71)
+    event_index: int = Field(sa_type=BigInteger)
+    moved_at: datetime = Field(sa_type=UtcDateTime)
+    moved_by: str = Field(max_length=200)
+
+
+class Attempt(SQLModel, table=True):
+    """A publication under way. Finished when `event_index` is set; a repeated `finish` gives the same answer."""
+
+    __tablename__ = "publication_attempt"
+    __table_args__ = (artifact_check("artifact_digest"),)
+
+    id: str = Field(primary_key=True, max_length=36)
+    repository: str = Field(index=True, max_length=128)
+    artifact_digest: str = Field(max_length=71)
+    principal: str = Field(max_length=200)
+    manifest: bytes = Field(sa_type=LargeBinary)
+    bundle: bytes = Field(sa_type=LargeBinary)
+    tags: list[str] = Field(sa_type=JSON)
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    expires_at: datetime = Field(sa_type=UtcDateTime)
+    event_index: int | None = Field(default=None, sa_type=BigInteger)
+    created: bool | None = None
+
+
+class BlobUpload(SQLModel, table=True):
+    """One upload of one blob in an attempt: what was declared; `measured_at` once the server has found it so."""
+
+    __tablename__ = "blob_upload"
+    __table_args__ = (UniqueConstraint("attempt_id", "blake3"), hex_64_check("blake3"))
+
+    id: str = Field(primary_key=True, max_length=36)
+    attempt_id: str = Field(foreign_key="publication_attempt.id", max_length=36)
+    blake3: str = Field(max_length=64)
+    sha256: str = Field(max_length=64)
+    chunks_sha256: str = Field(max_length=64)
+    size_bytes: int = Field(sa_type=BigInteger)
+    part_bytes: int = Field(sa_type=BigInteger)
+    key: str = Field(max_length=200)
+    token: str = Field(max_length=1000)
+    measured_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+
+
+class GrantRow(SQLModel, table=True):
+    """Permission to fetch, and the event that recorded it."""
+
+    __tablename__ = "artifact_grant"
+
+    id: str = Field(primary_key=True, max_length=36)
+    event_index: int = Field(sa_type=BigInteger)
+    repository: str = Field(max_length=128)
+    artifact_digest: str = Field(foreign_key="artifact.digest", max_length=71)
+    principal: str = Field(max_length=200)
+    purpose: str = Field(max_length=20)
+    host: str = Field(max_length=200)
+    expires_at: datetime = Field(sa_type=UtcDateTime)
