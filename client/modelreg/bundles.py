@@ -18,6 +18,7 @@ MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 MAX_BUNDLE_BYTES = 64 * 1024 * 1024  # 100,000 files at about 350 bytes each, in base64
 MAX_CERTIFICATES = 8
+MAX_BUNDLE_VALUES = 10_000  # base64 has no comma or bracket; a Sigstore bundle with log proof and timestamp has 100
 
 MaterialKind = Literal["publicKey", "x509CertificateChain", "certificate"]
 _KINDS: tuple[MaterialKind, ...] = ("publicKey", "x509CertificateChain", "certificate")
@@ -52,6 +53,9 @@ def parse(raw: bytes) -> Bundle:
     """
     if len(raw) > MAX_BUNDLE_BYTES:
         raise SignatureInvalid(f"the bundle has {len(raw)} bytes; the limit is {MAX_BUNDLE_BYTES}")
+    # 64 MiB of empty objects would take gigabytes once parsed, before anything is known of who sent them.
+    if sum(raw.count(mark) for mark in (b",", b"[", b"{")) > MAX_BUNDLE_VALUES:
+        raise SignatureInvalid(f"the bundle has more than {MAX_BUNDLE_VALUES} values")
     try:
         document = strict_json(raw)
     except ValueError as error:

@@ -16,7 +16,7 @@ from typing import TypeVar
 from blake3 import blake3
 
 from modelreg import manifests, trees
-from modelreg.errors import Conflict, DigestMismatch, Invalid, ModelregError
+from modelreg.errors import Conflict, DigestMismatch, Invalid, ManifestInvalid
 from modelreg.manifests import FileEntry
 
 T = TypeVar("T")
@@ -92,8 +92,11 @@ def check_files(
 
     Raises:
         DigestMismatch: the first problem in the message, up to a hundred in the fact `problems`.
+        ManifestInvalid: no entry at all; an empty folder proves nothing.
         NotFound, Invalid: as `trees.list_files`.
     """
+    if not entries:
+        raise ManifestInvalid("an artifact needs at least one file")
     expected = {entry.path for entry in entries}
     present = set(trees.list_files(root, left_out))
     problems = [Problem(path, "missing") for path in sorted(expected - present)]
@@ -113,11 +116,10 @@ def check_files(
         )
 
 
-def check_chunks(fd: int, entry: FileEntry, chunk_bytes: int, progress: Progress | None = None) -> list[bool]:
-    """Which chunks of an open, maybe partial file already hold the right bytes (for resuming). One thread."""
-    return [
-        not _check_run(fd, entry, chunk_bytes, range(at, at + 1), progress) for at in range(len(entry.chunk_digests()))
-    ]
+def wrong_chunks(fd: int, entry: FileEntry, chunk_bytes: int) -> list[int]:
+    """The chunks of an open, maybe partial file that do not hold the right bytes (for resuming). One thread."""
+    problems = _check_run(fd, entry, chunk_bytes, range(len(entry.chunk_digests())), None)
+    return [problem.chunk or 0 for problem in problems]
 
 
 def _check_jobs(
@@ -241,6 +243,9 @@ def _hash_file(
             measure.update(buffer[:count])
             if progress:
                 progress(count)
+            # The end, or past it: a file that grows is refused below, and not read for as long as it grows.
+            if count < len(buffer) or measure.size > before.st_size:
+                break
         after = os.fstat(fd)
     # A writer leaves a mark here; one that forges the times is caught when the bytes are measured again.
     if _identity(before) != _identity(after) or measure.size != after.st_size:
@@ -272,10 +277,10 @@ def _cores() -> int:
 
 
 def _results(jobs: Sequence[Future[T]]) -> list[T]:
-    """All results; the first failure cancels what has not started."""
+    """All results; the first failure, also an interrupt, cancels what has not started."""
     try:
         return [job.result() for job in jobs]
-    except (ModelregError, OSError):
+    except BaseException:
         for job in jobs:
             job.cancel()
         raise

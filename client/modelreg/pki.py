@@ -45,11 +45,11 @@ def issue_signer(identity: str, issuer: Issuer, now: datetime, days: int = LEAF_
     """A signer's key and certificate. `identity` is `email:…` or `uri:…`, as trust policies name it.
 
     Raises:
-        Invalid: the identity is neither, or `days` is not positive.
+        Invalid: the identity is neither, or `days` is not from 1 to those of an intermediate.
         Misconfigured: the issuer ends before the leaf would.
     """
-    if days < 1:
-        raise Invalid(f"a certificate of {days} days was never valid", field="days")
+    if not 1 <= days <= INTERMEDIATE_DAYS:
+        raise Invalid(f"a certificate lasts 1 to {INTERMEDIATE_DAYS} days, not {days}", field="days")
     names = x509.SubjectAlternativeName([_general_name(identity)])
     end = now + timedelta(days=days)
     if end > issuer.certificate.not_valid_after_utc:

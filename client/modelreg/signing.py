@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -73,7 +74,7 @@ def load_key(key_pem: bytes, password: bytes | None = None) -> KeySigner:
     """
     try:
         key = serialization.load_pem_private_key(key_pem, password)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise Misconfigured(f"the signing key cannot be read: {error}") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise Misconfigured("the signing key is not ECDSA; make one with `modelreg trust issue`")
@@ -90,9 +91,10 @@ def load_certificate(key_pem: bytes, chain_pem: bytes, password: bytes | None = 
     key = load_key(key_pem, password).private_key
     try:
         chain = tuple(x509.load_pem_x509_certificates(chain_pem))
-    except ValueError as error:
+        leaf_key = chain[0].public_key()
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise Misconfigured(f"the certificate chain cannot be read: {error}") from None
-    if chain[0].public_key() != key.public_key():
+    if leaf_key != key.public_key():
         raise Misconfigured("the first certificate of the chain is not the signing key's; put the leaf first")
     return CertificateSigner(key, chain)
 

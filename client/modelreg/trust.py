@@ -27,12 +27,13 @@ This module is the value; reading the file and remembering the version is `pinni
 """
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -105,6 +106,12 @@ class RevokedSigner:
     key_id: Digest | None
     since: datetime | None
 
+    def names(self, identities: Sequence[str], key_ids: Sequence[Digest]) -> bool:
+        """Whether this is about one of these; an identity is a glob here as it is in a rule."""
+        if self.identity is None:
+            return self.key_id in key_ids
+        return any(glob_matches(self.identity, identity) for identity in identities)
+
 
 @dataclass(frozen=True)
 class Revocations:
@@ -164,7 +171,7 @@ def parse(raw: bytes) -> TrustPolicy:
         raise Misconfigured(f"the trust policy has {len(raw)} bytes; the limit is {MAX_POLICY_BYTES}")
     try:
         document = tomllib.loads(raw.decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise Misconfigured(f"the trust policy is not TOML: {error}") from None
     members = _table(document, "trust policy", "schema", "version", "expires", "authorities", "rules", "revocations")
     if members["schema"] != SCHEMA:
@@ -196,10 +203,13 @@ def _authority(untrusted: Any, where: str) -> Authority:
         keys = tuple(
             _key(item, f"{where}.keys[{at}]") for at, item in enumerate(_list(members["keys"], f"{where}.keys"))
         )
+        # A name is an identity: two keys under one name, or one key under two, would let the order of lines decide.
+        if len({key.name for key in keys}) < len(keys) or len({key.key_id for key in keys}) < len(keys):
+            raise Misconfigured(f"{where}.keys names a key twice")
         return KeyAuthority(keys, _flag(members, where))
     if method == "certificate":
         members = _table(untrusted, where, "method", "roots", "usage", optional=("legacy_oms_0_2",))
-        if members["usage"] not in {"codeSigning", "digitalSignature"}:
+        if members["usage"] not in ("codeSigning", "digitalSignature"):
             raise Misconfigured(f"{where}.usage is {members['usage']!r}; write codeSigning or digitalSignature")
         roots = tuple(_certificate(pem, f"{where}.roots") for pem in _list(members["roots"], f"{where}.roots"))
         return CertificateAuthority(roots, members["usage"], _flag(members, where))
@@ -210,7 +220,7 @@ def _key(untrusted: Any, where: str) -> PinnedKey:
     members = _table(untrusted, where, "name", "pem", optional=("not_after",))
     try:
         key = serialization.load_pem_public_key(_text(members["pem"], f"{where}.pem").encode())
-    except ValueError as error:
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise Misconfigured(f"{where}.pem is not a public key in PEM form: {error}") from None
     not_after = _time(members["not_after"], f"{where}.not_after") if "not_after" in members else None
     return PinnedKey(_text(members["name"], f"{where}.name"), require_curve(key, where), key_id_of(key), not_after)
@@ -235,7 +245,7 @@ def key_id_of(key: Any) -> Digest:
 def _certificate(pem: Any, where: str) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(_text(pem, where).encode())
-    except ValueError as error:
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise Misconfigured(f"{where} holds no certificate in PEM form: {error}") from None
 
 
@@ -244,9 +254,10 @@ def _rule(untrusted: Any, where: str, authorities: Mapping[str, Authority]) -> R
     allow = []
     for at, item in enumerate(_list(members["allow"], f"{where}.allow")):
         entry = _table(item, f"{where}.allow[{at}]", "authority", "identities")
-        if entry["authority"] not in authorities:
-            raise Misconfigured(f"{where}.allow[{at}] names the authority {entry['authority']!r}, which is not defined")
-        allow.append(Allowed(entry["authority"], _texts(entry["identities"], f"{where}.allow[{at}].identities")))
+        authority = _text(entry["authority"], f"{where}.allow[{at}].authority")
+        if authority not in authorities:
+            raise Misconfigured(f"{where}.allow[{at}] names the authority {authority!r}, which is not defined")
+        allow.append(Allowed(authority, _texts(entry["identities"], f"{where}.allow[{at}].identities")))
     return Rule(_texts(members["repositories"], f"{where}.repositories"), tuple(allow))
 
 
@@ -321,11 +332,17 @@ def _flag(members: dict[str, Any], where: str) -> bool:
 def _time(untrusted: Any, where: str) -> datetime:
     if not isinstance(untrusted, datetime) or untrusted.tzinfo is None:
         raise Misconfigured(f"{where} is not a time with an offset, such as 2027-05-01T00:00:00Z")
-    return untrusted.astimezone(UTC)
+    try:
+        return untrusted.astimezone(UTC)
+    except OverflowError:
+        raise Misconfigured(f"{where} is outside the years 1 to 9999 in UTC") from None
 
 
 def _digest(untrusted: Any, where: str) -> Digest:
     try:
-        return Digest.parse(_text(untrusted, where))
+        digest = Digest.parse(_text(untrusted, where))
     except ModelregError as error:
         raise Misconfigured(f"{where}: {error.detail}") from None
+    if digest.algorithm != "sha256":
+        raise Misconfigured(f"{where}: artifacts, keys and certificates have a sha256; {digest} would match nothing")
+    return digest

@@ -16,18 +16,21 @@
 A refusal is an exception; there is no boolean to forget. `VerifiedManifest`, `VerifiedStatement` are made nowhere else.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 from cryptography.x509 import verification as x509_verification
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from modelreg import bundles, manifests, statements
-from modelreg.digests import Digest
+from modelreg.digests import Digest, sha256_of
 from modelreg.errors import (
     ManifestInvalid,
     Misconfigured,
@@ -121,14 +124,19 @@ def verify(
         SignatureInvalid, SignerNotAllowed, StaleTrust, Revoked, ManifestInvalid: as DESIGN §6 numbers them.
     """
     verified = verify_statement(raw_bundle, policy=policy, repository=repository, now=now)
-    manifest = manifests.parse(raw_manifest)
-    # 7. Statement and manifest describe the same files, and it is the artifact that was asked for.
-    if artifact is not None and manifest.digest != artifact:
+    # 7. The artifact that was asked for and signed. Before the bytes are parsed: only the signer gets to choose those.
+    measured = sha256_of(raw_manifest)
+    if artifact is not None and measured != artifact:
         raise ManifestInvalid(
-            f"the manifest received is {manifest.digest}, asked for was {artifact}",
+            f"the manifest received is {measured}, asked for was {artifact}",
             expected=str(artifact),
-            measured=str(manifest.digest),
+            measured=str(measured),
         )
+    if verified.statement.artifact != measured:
+        raise SignatureInvalid(
+            f"the signed statement is of the artifact {verified.statement.artifact}, the manifest is {measured}"
+        )
+    manifest = manifests.parse(raw_manifest)
     _require_same_files(verified.statement, manifest)
     # 6. Revocation of an artifact is by digest, so it waits for the manifest.
     if manifest.digest in policy.revocations.artifacts:
@@ -241,10 +249,24 @@ def _prove_certificate(
 ) -> _Credential:
     try:
         chain = [x509.load_der_x509_certificate(der) for der in bundle.certificates]
-    except ValueError as error:
-        raise SignatureInvalid(f"the bundle's chain holds something that is no certificate: {error}") from None
+        return _prove_chain(bundle, chain, authority, name, now)
+    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        # The library reads a certificate's parts as they are asked for, so a malformed one may show anywhere below.
+        raise SignatureInvalid(f"the bundle's chain holds a malformed certificate: {error}") from None
+
+
+def _prove_chain(
+    bundle: bundles.Bundle,
+    chain: list[x509.Certificate],
+    authority: CertificateAuthority,
+    name: str,
+    now: datetime,
+) -> _Credential:
     leaf = chain[0]
     # 4. Chain to the pinned roots only, every certificate valid now. The library knows RFC 5280; usage is ours below.
+    ca_rules = x509_verification.ExtensionPolicy.webpki_defaults_ca().may_be_present(
+        x509.ExtendedKeyUsage, x509_verification.Criticality.AGNOSTIC, _issuer_purposes(authority.usage)
+    )
     leaf_rules = x509_verification.ExtensionPolicy.permit_all().require_present(
         x509.KeyUsage, x509_verification.Criticality.AGNOSTIC, None
     )
@@ -253,12 +275,12 @@ def _prove_certificate(
         .store(x509_verification.Store(list(authority.roots)))
         .time(now.astimezone(UTC))
         .max_chain_depth(MAX_CHAIN_DEPTH)
-        .extension_policies(ca_policy=x509_verification.ExtensionPolicy.webpki_defaults_ca(), ee_policy=leaf_rules)
+        .extension_policies(ca_policy=ca_rules, ee_policy=leaf_rules)
         .build_client_verifier()
     )
     try:
         proven = verifier.verify(leaf, chain[1:]).chain
-    except (x509_verification.VerificationError, ValueError) as error:
+    except x509_verification.VerificationError as error:
         raise SignatureInvalid(_chain_message(leaf, name, now, error)) from None
     _require_usage(leaf, authority.usage)
     try:
@@ -266,8 +288,54 @@ def _prove_certificate(
     except Misconfigured as error:
         raise SignatureInvalid(error.detail) from None
     legacy = _require_signature(bundle, public_key, authority.legacy_0_2)  # 3.
-    fingerprints = [Digest("sha256", cert.fingerprint(hashes.SHA256()).hex()) for cert in proven]
-    return _Credential(_identities(leaf), (key_id_of(public_key), *fingerprints), legacy)
+    return _Credential(_identities(leaf), _key_ids(proven), legacy)
+
+
+def _issuer_purposes(usage: Usage) -> Callable[[object, x509.Certificate, x509.ExtendedKeyUsage | None], None]:
+    """The rule for purposes in an issuer: none, or the one the trust policy demands of the leaf.
+
+    The library's own rule wants clientAuth, the purpose it was built for, and so refuses issuers for code signing.
+    """
+
+    def require(_: object, issuer: x509.Certificate, purposes: x509.ExtendedKeyUsage | None) -> None:
+        if purposes is None or usage == "digitalSignature":
+            return
+        if not {ExtendedKeyUsageOID.CODE_SIGNING, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE} & set(purposes):
+            raise ValueError(f"{issuer.subject.rfc4514_string()} may not issue certificates for code signing")
+
+    return require
+
+
+def _key_ids(proven: Sequence[x509.Certificate]) -> tuple[Digest, ...]:
+    """Every key and certificate from leaf to root, by each SHA-256 a revocation may name it."""
+    found = [key_id_of(certificate.public_key()) for certificate in proven]
+    found += [sha256_of(certificate.public_bytes(serialization.Encoding.DER)) for certificate in proven]
+    # The last one is the pinned root, whose bytes are the operator's and have no other spelling.
+    for certificate, issuer in pairwise(proven):
+        if isinstance(issuer_key := issuer.public_key(), ec.EllipticCurvePublicKey):
+            found.append(sha256_of(_twin(certificate, issuer_key.curve.group_order)))
+    return tuple(found)
+
+
+def _twin(certificate: x509.Certificate, order: int) -> bytes:
+    """DER of the same certificate with its ECDSA signature (r, s) spelled (r, order - s), which verifies as well.
+
+    Anybody can write one as the other without a key, so revoking one fingerprint has to mean both.
+    """
+    r, s = decode_dss_signature(certificate.signature)
+    twin = encode_dss_signature(r, order - s)
+    der, tbs = certificate.public_bytes(serialization.Encoding.DER), certificate.tbs_certificate_bytes
+    algorithm = der[der.index(tbs) + len(tbs) : -len(_tlv(0x03, b"\0" + certificate.signature))]
+    return _tlv(0x30, tbs + algorithm + _tlv(0x03, b"\0" + twin))
+
+
+def _tlv(tag: int, content: bytes) -> bytes:
+    """One DER element."""
+    size = len(content)
+    if size < 0x80:
+        return bytes([tag, size]) + content
+    width = (size.bit_length() + 7) // 8
+    return bytes([tag, 0x80 | width]) + size.to_bytes(width, "big") + content
 
 
 def _chain_message(leaf: x509.Certificate, authority: str, now: datetime, error: Exception) -> str:
@@ -301,8 +369,6 @@ def _identities(leaf: x509.Certificate) -> tuple[str, ...]:
         alternative = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         return tuple(names)
-    except ValueError as error:
-        raise SignatureInvalid(f"the names in the signer's certificate are malformed: {error}") from None
     names += [f"email:{value}" for value in alternative.get_values_for_type(x509.RFC822Name)]
     names += [f"uri:{value}" for value in alternative.get_values_for_type(x509.UniformResourceIdentifier)]
     names += [f"dns:{value}" for value in alternative.get_values_for_type(x509.DNSName)]
@@ -344,7 +410,7 @@ def _require_allowed(credential: _Credential, policy: TrustPolicy, entry: Allowe
 def _require_not_revoked(credential: _Credential, policy: TrustPolicy) -> None:
     # 6. Every name and key of the credential counts, not only the one that was allowed.
     for revoked in policy.revocations.signers:
-        if revoked.identity not in credential.identities and revoked.key_id not in credential.key_ids:
+        if not revoked.names(credential.identities, credential.key_ids):
             continue
         # Only a trusted time can show that the signature is older than the revocation; without one it is not believed.
         if credential.signed_at is None or revoked.since is None or credential.signed_at >= revoked.since:
@@ -357,8 +423,6 @@ def _require_not_revoked(credential: _Credential, policy: TrustPolicy) -> None:
 
 def _require_same_files(statement: statements.Statement, manifest: manifests.Manifest) -> None:
     # 7. Ours says size and BLAKE3 of every file; a foreign statement cannot stand for a manifest that does.
-    if statement.artifact != manifest.digest:
-        raise SignatureInvalid(f"the signed statement is of the artifact {statement.artifact}, not {manifest.digest}")
     signed = {(file.path, file.size, file.sha256, file.blake3) for file in statement.files}
     listed = {(entry.path, entry.size, entry.sha256, entry.blake3) for entry in manifest.files}
     if signed != listed:

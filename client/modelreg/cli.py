@@ -1,0 +1,201 @@
+"""`modelreg`: the commands. Each is imported when it runs, so that `--help` stays quick."""
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from modelreg import __version__
+from modelreg.errors import ModelregError
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001  # argparse has no public name for it
+
+_EXIT_CODES = """exit codes:
+  0 done and verified            20 digest mismatch
+  1 other failure                21 revoked or quarantined
+  2 usage                        22 policy refused
+ 10 no signature                 30 not authenticated or not allowed
+ 11 not found                    31 unreachable
+ 12 signer not allowed           32 custody log unavailable
+ 13 signature invalid            40 findings
+ 14 trust data stale            130 interrupted"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command and return its exit code. Every failure is one sentence on stderr, never a traceback."""
+    # `modelreg … | head` ends quietly, as other tools do.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    options = parser().parse_args(arguments)
+    module, function = options.run.split(":")
+    from modelreg.commands import Output  # noqa: PLC0415
+
+    output = Output(options.json, options.quiet)
+    try:
+        run = getattr(importlib.import_module(f"modelreg.commands.{module}"), function)
+        return int(run(options))
+    except ModelregError as error:
+        output.error(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        if os.environ.get("MODELREG_DEBUG"):
+            raise
+        output.error(ModelregError(f"{type(error).__name__}: {error} (a bug; MODELREG_DEBUG=1 shows where)"))
+        return 1
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(
+        prog="modelreg",
+        description="Signed model weights: push, pull, verify and launch with a recorded chain of custody.",
+        epilog=_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"modelreg {__version__}")
+    common = _common()
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    _weights(commands, common)
+    _looking(commands, common, top)
+    _trust(commands, common)
+    _account(commands, common)
+    return top
+
+
+def _common() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    group = common.add_argument_group("common options")
+    group.add_argument("--registry", metavar="URL", help="the registry (MODELREG_REGISTRY)")
+    group.add_argument(
+        "--trust-policy", type=Path, metavar="FILE", help="the pinned trust policy (MODELREG_TRUST_POLICY)"
+    )
+    group.add_argument("--cache-dir", type=Path, metavar="DIR", help="the local content store (MODELREG_CACHE_DIR)")
+    group.add_argument("--json", action="store_true", help="answer in JSON")
+    group.add_argument("-q", "--quiet", action="store_true", help="print errors only")
+    return common
+
+
+def _weights(commands: "Commands", common: argparse.ArgumentParser) -> None:
+    push = commands.add_parser("push", parents=[common], help="sign a folder and publish it")
+    push.add_argument("path", type=Path, help="the folder of files")
+    push.add_argument("reference", metavar="REF", help="namespace/name[:tag]; the tag is `latest` where none is given")
+    push.add_argument("--tag", action="append", default=[], help="a further tag, moved in the same transaction")
+    push.add_argument("--key", type=Path, help="private key to sign with (MODELREG_KEY)")
+    push.add_argument("--certificate", type=Path, help="its certificate chain; without one the key method is used")
+    push.set_defaults(run="weights:run_push")
+
+    pull = commands.add_parser("pull", parents=[common], help="fetch an artifact and verify every byte")
+    pull.add_argument("reference", metavar="REF", help="namespace/name[:tag][@sha256:…]")
+    pull.add_argument("--output", "-o", type=Path, metavar="DIR", help="copy it here; else it stays in the local store")
+    pull.set_defaults(run="weights:run_pull")
+
+    verify = commands.add_parser(
+        "verify", parents=[common], help="verify what is on this machine, without the registry"
+    )
+    verify.add_argument("target", metavar="DIR|REF", help="a folder with a signature, or an artifact pulled before")
+    verify.add_argument("--repository", metavar="NAME", help="for a folder: whose rules of the trust policy apply")
+    verify.add_argument("--signature", type=Path, metavar="FILE", help="for a folder: the OMS bundle (model.sig in it)")
+    verify.add_argument("--ignore", action="append", default=[], metavar="NAME", help="for a folder: a name at its top")
+    verify.set_defaults(run="weights:run_verify")
+
+    launch = commands.add_parser("launch", parents=[common], help="verify again, record the load, start a runtime")
+    launch.add_argument("reference", metavar="REF", help="namespace/name[:tag][@sha256:…]")
+    launch.add_argument("command", nargs=argparse.REMAINDER, metavar="-- CMD …", help="{model} becomes the folder")
+    launch.set_defaults(run="weights:run_launch")
+
+
+def _looking(
+    commands: "Commands",
+    common: argparse.ArgumentParser,
+    top: argparse.ArgumentParser,
+) -> None:
+    ls = commands.add_parser("ls", parents=[common], help="list repositories, or the artifacts of one")
+    ls.add_argument("repository", nargs="?")
+    ls.set_defaults(run="looking:run_ls")
+
+    show = commands.add_parser("show", parents=[common], help="what is recorded about an artifact")
+    show.add_argument("reference", metavar="REF")
+    show.set_defaults(run="looking:run_show")
+
+    tag = commands.add_parser("tag", parents=[common], help="move a tag, list tags, show a tag's history")
+    tag.add_argument("reference", metavar="REF")
+    tag.add_argument("new", nargs="?", metavar="TAG", help="the tag to point at REF")
+    tag.set_defaults(run="looking:run_tag")
+
+    log = commands.add_parser("log", parents=[common], help="custody events: who pushed, pulled, loaded what")
+    log.add_argument("reference", nargs="?", metavar="REF", help="a repository, an artifact, or its bare digest")
+    log.add_argument("--type", action="append", default=[], help="only this type, such as artifact.loaded")
+    log.add_argument("--limit", type=int, default=100, help="the newest so many")
+    log.set_defaults(run="looking:run_log")
+
+    config = commands.add_parser("config", help="the client's settings")
+    shown = config.add_subparsers(required=True, metavar="show").add_parser("show", parents=[common], help="print them")
+    shown.add_argument("--origin", action="store_true", help="and where each comes from")
+    shown.set_defaults(run="looking:run_config")
+
+    completion = commands.add_parser("completion", parents=[common], help="a completion script for your shell")
+    completion.add_argument("shell", choices=["bash", "zsh", "tcsh"])
+    completion.set_defaults(run="looking:run_completion", parser=top)
+
+
+def _trust(commands: "Commands", common: argparse.ArgumentParser) -> None:
+    trust = commands.add_parser("trust", help="a small PKI, and what is pinned").add_subparsers(
+        required=True, metavar="init|issue|show"
+    )
+    init = trust.add_parser("init", parents=[common], help="make a root, an intermediate and a trust policy")
+    init.add_argument("directory", type=Path)
+    init.add_argument("--name", default="modelreg", help="common name of the authorities")
+    init.add_argument(
+        "--repository", action="append", required=True, metavar="GLOB", help="whose signers it decides on"
+    )
+    init.add_argument(
+        "--identity", action="append", required=True, metavar="GLOB", help="who may sign: email:… or uri:…"
+    )
+    init.add_argument(
+        "--password", action="store_true", help="encrypt the private keys (asks, or MODELREG_KEY_PASSWORD)"
+    )
+    init.set_defaults(run="trusting:run_init")
+
+    issue = trust.add_parser("issue", parents=[common], help="issue a signer's key and certificate")
+    issue.add_argument("directory", type=Path)
+    issue.add_argument("identity", help="email:name@example.org or uri:spiffe://domain/path")
+    issue.add_argument("--days", type=int, default=90)
+    issue.add_argument("--output", type=Path, metavar="STEM", help="where to: STEM.key.pem and STEM.chain.pem")
+    issue.add_argument("--password", action="store_true", help="the intermediate's key is encrypted")
+    issue.add_argument("--key-password", action="store_true", help="encrypt the new key")
+    issue.set_defaults(run="trusting:run_issue")
+
+    show = trust.add_parser("show", parents=[common], help="what is pinned on this machine")
+    show.set_defaults(run="trusting:run_show")
+
+
+def _account(commands: "Commands", common: argparse.ArgumentParser) -> None:
+    login = commands.add_parser("login", parents=[common], help="store a token for the registry")
+    login.add_argument("--token-stdin", action="store_true", help="read the token from stdin")
+    login.set_defaults(run="account:run_login")
+    commands.add_parser("whoami", parents=[common], help="who the registry thinks you are").set_defaults(
+        run="account:run_whoami"
+    )
+    commands.add_parser("logout", parents=[common], help="forget the token").set_defaults(run="account:run_logout")
+
+    token = commands.add_parser("token", help="issue, list and revoke tokens (admin)").add_subparsers(
+        required=True, metavar="create|list|revoke"
+    )
+    create = token.add_parser("create", parents=[common], help="issue a token; it is shown once")
+    create.add_argument("principal", help="such as person:alice or workload:ci")
+    create.add_argument("--scope", action="append", required=True, help="verb:repository-pattern, such as pull:acme/*")
+    create.add_argument("--expires", default="30d", help="15m, 12h, 30d; at most 366d")
+    create.set_defaults(run="account:run_token_create")
+    token.add_parser("list", parents=[common], help="list tokens").set_defaults(run="account:run_token_list")
+    revoke = token.add_parser("revoke", parents=[common], help="end a token")
+    revoke.add_argument("id")
+    revoke.set_defaults(run="account:run_token_revoke")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
