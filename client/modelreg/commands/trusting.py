@@ -71,7 +71,8 @@ def run_show(options: argparse.Namespace) -> int:
     lines = [
         f"policy       {settings.trust_policy} version {policy.version}, {policy.digest}",
         f"expires      {policy.expires:%Y-%m-%d %H:%M}Z",
-        f"revocations  {policy.revocations.updated_at:%Y-%m-%d %H:%M}Z: {len(policy.revocations.artifacts)} artifacts and {len(policy.revocations.signers)} signers",
+        f"revocations  {policy.revocations.updated_at:%Y-%m-%d %H:%M}Z: {len(policy.revocations.artifacts)} artifacts",
+        f"             and {len(policy.revocations.signers)} signers",
     ]
     authorities: dict[str, list[str]] = {}
     for name, authority in policy.authorities.items():
