@@ -1,0 +1,216 @@
+"""A real registry on loopback: uvicorn in a thread (its counters can be read), or the real `modelreg-server` process."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from modelreg import connections, pki, signing, trust, wire
+from modelreg.api import Api
+from modelreg.cache import Cache
+from modelreg.commands.trusting import _policy_text
+from modelreg_server import database, migrations
+from modelreg_server.app import create_app
+from modelreg_server.custody import Actor
+from modelreg_server.dependencies import Parts
+from modelreg_server.identity import EVERYWHERE, Scope, Verb, parse_scope, tokens
+from modelreg_server.settings import Settings
+
+SIGNER = "email:al@demo.example"
+QUIET = lambda _label, _total: lambda _count: None  # noqa: E731
+
+
+@dataclass
+class Trust:
+    """A PKI made for one test run, a signer it issued, and the policy file that pins it (repositories `demo/*`)."""
+
+    folder: Path
+    root: pki.Issuer = field(init=False)
+    intermediate: pki.Issuer = field(init=False)
+    leaf: pki.Issuer = field(init=False)
+
+    def __post_init__(self) -> None:
+        now = datetime.now(UTC)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.root = pki.make_root("test", now)
+        self.intermediate = pki.make_intermediate("test", self.root, now)
+        self.leaf = pki.issue_signer(SIGNER, self.intermediate, now)
+        self.policy_path.write_text(_policy_text(self.root.certificate, ["demo/*"], ["email:*@demo.example"], now))
+        self.key_path.write_bytes(pki.private_pem(self.leaf.private_key))
+        self.chain_path.write_bytes(
+            pki.certificate_pem(self.leaf.certificate) + pki.certificate_pem(self.intermediate.certificate)
+        )
+
+    @property
+    def policy_path(self) -> Path:
+        return self.folder / "trust.toml"
+
+    @property
+    def key_path(self) -> Path:
+        return self.folder / "signer.key.pem"
+
+    @property
+    def chain_path(self) -> Path:
+        return self.folder / "signer.chain.pem"
+
+    @property
+    def policy(self) -> trust.TrustPolicy:
+        return trust.parse(self.policy_path.read_bytes())
+
+    @property
+    def signer(self) -> signing.Signer:
+        return signing.CertificateSigner(self.leaf.private_key, (self.leaf.certificate, self.intermediate.certificate))
+
+
+@dataclass
+class Registry:
+    """A running registry with its parts and its trust."""
+
+    url: str
+    parts: Parts
+    trust: Trust
+    app: Any
+
+    def token(self, principal: str = "person:tester", *scopes: str, minutes: int = 60) -> str:
+        """A token straight from the database; every verb everywhere unless scopes are given."""
+        return issue_token(self.parts.database, principal, *scopes, minutes=minutes)
+
+    def api(self, token: str | None = None, connections_at_once: int = 4) -> Api:
+        """A client of this registry."""
+        return Api(self.url, token or self.token(), connections.make_pool(None, connections_at_once))
+
+    def environment(self, home: Path, token: str | None = None) -> dict[str, str]:
+        """The environment for the real CLI as a subprocess."""
+        return cli_environment(self.url, token or self.token(), self.trust, home)
+
+    def cache(self, path: Path) -> Cache:
+        return Cache(path)
+
+    def whole_log(self) -> list[wire.EventInfo]:
+        return self.api().events(limit=1000)
+
+
+def issue_token(opened: database.Database, principal: str, *scopes: str, minutes: int = 60) -> str:
+    parsed = [parse_scope(text) for text in scopes] or [Scope(verb, EVERYWHERE) for verb in Verb]
+    with opened.writing() as session, session.begin():
+        text, _row = tokens.issue(
+            session,
+            Actor("test:setup", None),
+            principal=principal,
+            scopes=parsed,
+            lifetime=timedelta(minutes=minutes),
+            now=datetime.now(UTC),
+        )
+    return text
+
+
+def cli_environment(url: str, token: str, trusted: Trust, home: Path) -> dict[str, str]:
+    home.mkdir(parents=True, exist_ok=True)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MODELREG_", "XDG_"))}
+    return {
+        **kept,
+        "HOME": str(home),
+        "MODELREG_REGISTRY": url,
+        "MODELREG_TOKEN": token,
+        "MODELREG_TRUST_POLICY": str(trusted.policy_path),
+        "MODELREG_KEY": str(trusted.key_path),
+        "MODELREG_CERTIFICATE": str(trusted.chain_path),
+    }
+
+
+def cli(*arguments: str | Path, env: dict[str, str], **more: Any) -> subprocess.CompletedProcess[str]:
+    """Run the real `modelreg` as a user would."""
+    command = [sys.executable, "-m", "modelreg.cli", *map(str, arguments)]
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=300, **more)
+
+
+@contextmanager
+def running_registry(folder: Path, **settings: Any) -> Iterator[Registry]:
+    """A migrated registry on a free loopback port, in a thread of this process."""
+    trusted = Trust(folder / "trust")
+    built = Settings(data_dir=folder / "data", trust_policy=trusted.policy_path, port=0, **settings)
+    opened = database.connect(built.resolved_database_url)
+    migrations.migrate(opened.engine)
+    opened.dispose()
+    app = create_app(built)
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 20
+    while not server.started:
+        assert thread.is_alive() and time.monotonic() < deadline, "the registry did not start"
+        time.sleep(0.01)
+    try:
+        yield Registry(f"http://127.0.0.1:{listener.getsockname()[1]}", app.state.parts, trusted, app)
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        listener.close()
+
+
+class RegistryProcess:
+    """The real `modelreg-server serve` as a process that can be killed and started again on the same port."""
+
+    def __init__(self, folder: Path, environment: dict[str, str] | None = None) -> None:
+        self.folder = folder
+        self.trust = Trust(folder / "trust")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("MODELREG_")}
+        self._env = {
+            **kept,
+            "MODELREG_DATA_DIR": str(folder / "data"),
+            "MODELREG_TRUST_POLICY": str(self.trust.policy_path),
+            **(environment or {}),
+        }
+        self._log = (folder / "server.log").open("ab")
+        self.port = 0
+        self.process: subprocess.Popen[bytes] | None = None
+        made = subprocess.run(
+            [sys.executable, "-c", "import modelreg_server as s; raise SystemExit(s.main())", "init"],
+            env=self._env, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        self.admin_token = made.stdout.split()[-1]
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def start(self) -> "RegistryProcess":
+        command = [sys.executable, "-c", "import modelreg_server as s; raise SystemExit(s.main())", "serve"]
+        self.process = subprocess.Popen(
+            [*command, "--port", str(self.port)], env=self._env, stdout=subprocess.PIPE, stderr=self._log
+        )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline().decode()
+        found = re.search(r"http://127\.0\.0\.1:(\d+)", line)
+        assert found, f"no address in {line!r}; see {self.folder / 'server.log'}"
+        self.port = int(found[1])
+        return self
+
+    def kill(self) -> None:
+        """kill -9, by process id."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGKILL)
+            self.process.wait()
+
+    def stop(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(20)
+        self._log.close()
