@@ -14,17 +14,16 @@ from fastapi import Depends, Request
 from sqlmodel import Session
 
 from modelreg import trust
-from modelreg.errors import Forbidden, Misconfigured, NotFound, Unauthenticated
+from modelreg.errors import Forbidden, Misconfigured, Unauthenticated
 from modelreg.references import parse_repository
+from modelreg_server.callers import Caller, denied
 from modelreg_server.custody import Actor
 from modelreg_server.database import Database
-from modelreg_server.identity import Anonymous, Authenticator, Principal, Verb, tokens
+from modelreg_server.identity import Anonymous, Authenticator, Verb, tokens
 from modelreg_server.measuring import Measuring
 from modelreg_server.settings import Settings
 from modelreg_server.storage import BlobStore, Presigner
 from modelreg_server.traffic import Counters
-
-READING_VERBS = frozenset({Verb.READ_METADATA, Verb.PULL})
 
 
 @dataclass(frozen=True)
@@ -65,15 +64,6 @@ def read_policy(path: Path | None) -> trust.TrustPolicy:
         return trust.parse(path.read_bytes())
     except OSError as error:
         raise Misconfigured(f"the trust policy cannot be read: {error}", setting="MODELREG_TRUST_POLICY") from None
-
-
-@dataclass(frozen=True)
-class Caller:
-    """The authenticated principal and how the log names it, and the request's one instant."""
-
-    principal: Principal
-    actor: Actor
-    now: datetime
 
 
 def parts_of(request: Request) -> Parts:
@@ -160,17 +150,3 @@ def repository_of(request: Request) -> str:
 
 
 RepositoryDep = Annotated[str, Depends(repository_of)]
-
-
-def denied(principal: Principal, verb: Verb, repository: str) -> Forbidden | NotFound:
-    """The answer to somebody who may not: absent for readers, unless they may know that it exists."""
-    if verb in READING_VERBS and not principal.may(Verb.READ_METADATA, repository):
-        return absent(repository)
-    return Forbidden(
-        f"{principal.name} may not {verb.value} on {repository}; ask for the scope {verb.value}:{repository}"
-    )
-
-
-def absent(repository: str) -> NotFound:
-    """One sentence for two facts, so that nobody can tell them apart."""
-    return NotFound(f"there is no repository {repository}, or this token may not see it")

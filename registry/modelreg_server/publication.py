@@ -24,9 +24,9 @@ from modelreg.errors import Conflict, DigestMismatch, Forbidden, ManifestInvalid
 from modelreg.manifests import FileEntry, Manifest
 from modelreg.trust import TrustPolicy
 from modelreg_server import custody, storage
+from modelreg_server.callers import Caller
 from modelreg_server.custody import Event, EventType
 from modelreg_server.database import Database, insert_if_absent
-from modelreg_server.dependencies import Caller
 from modelreg_server.identity import Principal, Verb
 from modelreg_server.measuring import BlobFacts, Measuring, facts_of
 from modelreg_server.storage import BlobStore, Upload

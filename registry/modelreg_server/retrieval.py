@@ -12,9 +12,9 @@ from modelreg.digests import Digest
 from modelreg.errors import ModelregError, NotFound, Revoked
 from modelreg.trust import TrustPolicy
 from modelreg_server import custody
+from modelreg_server.callers import Caller, denied
 from modelreg_server.custody import Event, EventType
 from modelreg_server.database import Database
-from modelreg_server.dependencies import Caller, denied
 from modelreg_server.identity import Verb
 from modelreg_server.tables import Artifact, ArtifactFile, Blob, GrantRow, Publication, Repository, Signature
 

@@ -4,9 +4,9 @@ from sqlmodel import Session, col, select
 
 from modelreg.errors import Conflict, NotFound
 from modelreg_server import custody
+from modelreg_server.callers import Caller, absent
 from modelreg_server.custody import CustodyEvent, Event, EventType
 from modelreg_server.database import Database
-from modelreg_server.dependencies import Caller, absent
 from modelreg_server.tables import Publication, Repository, Tag
 
 

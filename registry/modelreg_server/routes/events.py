@@ -8,8 +8,9 @@ from modelreg import wire
 from modelreg.errors import Forbidden
 from modelreg.references import parse_repository
 from modelreg_server import custody
+from modelreg_server.callers import Caller, denied
 from modelreg_server.custody import CustodyEvent, EventType
-from modelreg_server.dependencies import Caller, ReadSession, Requires, denied
+from modelreg_server.dependencies import ReadSession, Requires
 from modelreg_server.identity import Verb
 from modelreg_server.routes import LimitQuery
 

@@ -11,8 +11,9 @@ from starlette.responses import StreamingResponse
 from modelreg import wire
 from modelreg.errors import Invalid
 from modelreg_server import retrieval
+from modelreg_server.callers import Caller
 from modelreg_server.custody import EventType
-from modelreg_server.dependencies import Caller, PartsDep, ReadSession, RepositoryDep, Requires
+from modelreg_server.dependencies import PartsDep, ReadSession, RepositoryDep, Requires
 from modelreg_server.routes import REPOSITORY, BlobPath, IdPath
 
 router = APIRouter(tags=["grants"])

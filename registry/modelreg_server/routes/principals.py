@@ -6,7 +6,8 @@ from typing import Annotated
 from fastapi import APIRouter, Depends
 
 from modelreg import wire
-from modelreg_server.dependencies import Caller, ReadSession, Requires, WriteSession
+from modelreg_server.callers import Caller
+from modelreg_server.dependencies import ReadSession, Requires, WriteSession
 from modelreg_server.identity import Verb, parse_scope, tokens
 from modelreg_server.routes import IdPath
 from modelreg_server.tables import Token

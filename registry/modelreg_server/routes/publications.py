@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from modelreg import wire
 from modelreg.errors import Invalid
 from modelreg_server import publication
-from modelreg_server.dependencies import Caller, PartsDep, ReadSession, RepositoryDep, Requires
+from modelreg_server.callers import Caller
+from modelreg_server.dependencies import PartsDep, ReadSession, RepositoryDep, Requires
 from modelreg_server.identity import Verb
 from modelreg_server.routes import REPOSITORY, BlobPath, IdPath
 from modelreg_server.traffic import MAX_PUBLICATION_BYTES

@@ -6,7 +6,8 @@ from fastapi import APIRouter, Depends, Query
 
 from modelreg import wire
 from modelreg_server import catalogue, tagging
-from modelreg_server.dependencies import Caller, PartsDep, ReadSession, RepositoryDep, Requires
+from modelreg_server.callers import Caller
+from modelreg_server.dependencies import PartsDep, ReadSession, RepositoryDep, Requires
 from modelreg_server.identity import Verb
 from modelreg_server.routes import REPOSITORY, ArtifactPath, LimitQuery, TagPath
 from modelreg_server.routes.events import info_of
