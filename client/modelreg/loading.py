@@ -91,7 +91,7 @@ class VerifiedModel:
     def sealed_path(self, path: str) -> str:
         """A path under /proc to a sealed memory copy of the file: measured while copied, and nobody can write to it.
 
-        Valid in this process and in children that inherit it, until the model is closed. Costs the file's size in memory.
+        Valid until the model is closed, also for other processes of the same user. Costs the file's size in memory.
         """
         if path not in self._sealed:
             self._sealed[path] = self._seal(self._entry(path))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+
 from modelreg import connections, pki, signing, trust, wire
 from modelreg.api import Api
 from modelreg.cache import Cache
@@ -135,6 +137,17 @@ def cli(*arguments: str | Path, env: dict[str, str], **more: Any) -> subprocess.
     return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=300, **more)
 
 
+def s3_settings(server: Any) -> dict[str, Any]:
+    """Settings for a bucket of its own on the S3 server of `support.swift`."""
+    return {
+        "s3_bucket": server.make_bucket(f"e2e-{uuid.uuid4().hex}"),
+        "s3_endpoint_url": server.endpoint,
+        "s3_region": server.region,
+        "s3_access_key_id": server.access_key,
+        "s3_secret_access_key": server.secret_key,
+    }
+
+
 @contextmanager
 def running_registry(folder: Path, **settings: Any) -> Iterator[Registry]:
     """A migrated registry on a free loopback port, in a thread of this process."""
@@ -150,7 +163,8 @@ def running_registry(folder: Path, **settings: Any) -> Iterator[Registry]:
     thread.start()
     deadline = time.monotonic() + 20
     while not server.started:
-        assert thread.is_alive() and time.monotonic() < deadline, "the registry did not start"
+        assert thread.is_alive(), "the registry stopped while it started"
+        assert time.monotonic() < deadline, "the registry did not start"
         time.sleep(0.01)
     try:
         yield Registry(f"http://127.0.0.1:{listener.getsockname()[1]}", app.state.parts, trusted, app)
