@@ -1,0 +1,113 @@
+"""Trust policies for tests, as the TOML text an operator would write.
+
+text = policy_toml(key_authority("ops", {"ops-1": signer}), allow={"ops": ["key:ops-1"]})
+policy = trust.parse(text.encode())
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from cryptography import x509
+
+from modelreg import trust
+from support import keys
+
+
+def key_authority(
+    name: str,
+    pinned: Mapping[str, Any],
+    *,
+    not_after: Mapping[str, datetime] | None = None,
+    legacy: bool | None = None,
+) -> str:
+    """An authority of public keys; `pinned` maps a key's name to a key, a signer or PEM text."""
+    rows = []
+    for key_name, key in pinned.items():
+        pem = key if isinstance(key, str) else keys.public_pem(key)
+        end = f", not_after = {_time(not_after[key_name])}" if not_after and key_name in not_after else ""
+        rows.append(f"{{name = {_text(key_name)}, pem = {_text(pem)}{end}}}")
+    return _authority(name, "key", [f"keys = [{', '.join(rows)}]"], legacy)
+
+
+def certificate_authority(name: str, *roots: Any, usage: str = "codeSigning", legacy: bool | None = None) -> str:
+    """An authority of pinned roots, each a certificate, a `pki.Issuer`, a `keys.Chain` or PEM text."""
+    pems = ", ".join(_text(_root_pem(root)) for root in roots)
+    return _authority(name, "certificate", [f"usage = {_text(usage)}", f"roots = [{pems}]"], legacy)
+
+
+def rule(repositories: Sequence[str], allow: Mapping[str, Sequence[str]]) -> str:
+    """One `[[rules]]`; `allow` maps an authority to identity patterns."""
+    entries = ", ".join(
+        f"{{authority = {_text(authority)}, identities = {_texts(identities)}}}"
+        for authority, identities in allow.items()
+    )
+    return f"[[rules]]\nrepositories = {_texts(repositories)}\nallow = [{entries}]\n"
+
+
+def policy_toml(
+    *authorities: str,
+    allow: Mapping[str, Sequence[str]] | None = None,
+    rules: Sequence[str] | None = None,
+    version: int = 1,
+    expires: datetime = keys.NOW + timedelta(days=365),
+    updated_at: datetime = keys.NOW - timedelta(days=1),
+    max_age_seconds: int = 30 * 86400,
+    revoked_artifacts: Sequence[Any] = (),
+    revoked_signers: Sequence[Mapping[str, Any]] = (),
+) -> str:
+    """A whole policy. `allow` is short for one rule over `acme/*`; `rules` are texts of `rule`, in order."""
+    if rules is None:
+        rules = [rule(["acme/*"], allow or {})]
+    signers = ", ".join(
+        "{" + ", ".join(f"{name} = {_value(value)}" for name, value in entry.items()) + "}" for entry in revoked_signers
+    )
+    return "\n".join(
+        [
+            f'schema = "{trust.SCHEMA}"',
+            f"version = {version}",
+            f"expires = {_time(expires)}",
+            "",
+            *authorities,
+            *rules,
+            "[revocations]",
+            f"updated_at = {_time(updated_at)}",
+            f"max_age_seconds = {max_age_seconds}",
+            f"artifacts = {_texts([str(digest) for digest in revoked_artifacts])}",
+            f"signers = [{signers}]",
+            "",
+        ]
+    )
+
+
+def policy(*authorities: str, **arguments: Any) -> trust.TrustPolicy:
+    """`policy_toml`, parsed."""
+    return trust.parse(policy_toml(*authorities, **arguments).encode())
+
+
+def _authority(name: str, method: str, lines: Sequence[str], legacy: bool | None) -> str:
+    flag = [] if legacy is None else [f"legacy_oms_0_2 = {str(legacy).lower()}"]
+    return "\n".join([f"[authorities.{_text(name)}]", f'method = "{method}"', *lines, *flag, ""])
+
+
+def _root_pem(root: Any) -> str:
+    root = getattr(root, "root", root)
+    root = getattr(root, "certificate", root)
+    return keys.certificate_pem(root) if isinstance(root, x509.Certificate) else root
+
+
+def _value(value: Any) -> str:
+    return _time(value) if isinstance(value, datetime) else _text(str(value))
+
+
+def _time(value: datetime) -> str:
+    return value.isoformat()
+
+
+def _text(value: str) -> str:
+    return json.dumps(value)
+
+
+def _texts(values: Sequence[str]) -> str:
+    return "[" + ", ".join(_text(value) for value in values) + "]"
