@@ -229,7 +229,12 @@ def finish(database: Database, store: BlobStore, caller: Caller, attempt_id: str
         raw_bundle, raw_manifest, policy=policy, repository=attempt.repository, now=caller.now
     )
     with database.writing() as session, session.begin():
+        # Two requests may finish the same attempt; the second waits here and then sees what the first did.
+        session.exec(select(Attempt.id).where(Attempt.id == attempt_id).with_for_update()).one_or_none()
         attempt = open_attempt(session, caller, attempt_id)
+        if attempt.event_index is not None:
+            session.expunge_all()
+            return attempt
         if missing := _missing(session, caller.principal, attempt_id, verified.manifest):
             raise Conflict(f"{len(missing)} blobs are not uploaded and measured yet", missing_count=len(missing))
         redundant = _accept_blobs(session, attempt_id, caller.now)
@@ -350,7 +355,9 @@ def _accept_blobs(session: Session, attempt_id: str, now: datetime) -> list[Uplo
             key=row.key,
             measured_at=row.measured_at or now,
         )
-        if row.measured_at is None or not insert_if_absent(session, [accepted]):
+        if row.measured_at is None:
+            redundant.append(upload_of(row))
+        elif not insert_if_absent(session, [accepted]) and session.get_one(Blob, row.blake3).key != row.key:
             redundant.append(upload_of(row))
     return redundant
 
