@@ -12,7 +12,7 @@ digest yields nothing, not even that it exists.
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import lru_cache
 
 from sqlalchemy.orm import defer
@@ -237,7 +237,7 @@ def finish(database: Database, store: BlobStore, caller: Caller, attempt_id: str
             return attempt
         if missing := _missing(session, caller.principal, attempt_id, verified.manifest):
             raise Conflict(f"{len(missing)} blobs are not uploaded and measured yet", missing_count=len(missing))
-        redundant = _accept_blobs(session, attempt_id, caller.now)
+        redundant = _accept_blobs(session, attempt_id)
         _insert_artifact(session, verified.manifest)
         insert_if_absent(session, [Repository(name=attempt.repository, created_at=caller.now)])
         repository = session.exec(select(Repository).where(Repository.name == attempt.repository)).one()
@@ -341,24 +341,25 @@ def _readable(
     return readable
 
 
-def _accept_blobs(session: Session, attempt_id: str, now: datetime) -> list[Upload]:
+def _accept_blobs(session: Session, attempt_id: str) -> list[Upload]:
     """Make this attempt's uploads the accepted ones where there is none; returns the uploads nobody needs."""
     redundant = []
     # In key order, so that two publications sharing blobs cannot wait for each other.
     query = select(BlobUpload).where(BlobUpload.attempt_id == attempt_id).order_by(BlobUpload.blake3)
     for row in session.exec(query):
-        accepted = Blob(
-            blake3=row.blake3,
-            sha256=row.sha256,
-            chunks_sha256=row.chunks_sha256,
-            size_bytes=row.size_bytes,
-            key=row.key,
-            measured_at=row.measured_at or now,
-        )
-        if row.measured_at is None:
-            redundant.append(upload_of(row))
-        elif not insert_if_absent(session, [accepted]) and session.get_one(Blob, row.blake3).key != row.key:
-            redundant.append(upload_of(row))
+        if row.measured_at is not None:
+            candidate = Blob(
+                blake3=row.blake3,
+                sha256=row.sha256,
+                chunks_sha256=row.chunks_sha256,
+                size_bytes=row.size_bytes,
+                key=row.key,
+                measured_at=row.measured_at,
+            )
+            insert_if_absent(session, [candidate])
+            if session.get_one(Blob, row.blake3).key == row.key:
+                continue
+        redundant.append(upload_of(row))
     return redundant
 
 
