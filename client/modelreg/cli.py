@@ -101,7 +101,7 @@ def _weights(commands: "Commands", common: argparse.ArgumentParser) -> None:
     verify.add_argument("--repository", metavar="NAME", help="for a folder: whose rules of the trust policy apply")
     verify.add_argument("--signature", type=Path, metavar="FILE", help="for a folder: the OMS bundle (model.sig in it)")
     verify.add_argument("--ignore", action="append", default=[], metavar="NAME", help="for a folder: a name at its top")
-    verify.set_defaults(run="weights:run_verify")
+    verify.set_defaults(run="verifying:run_verify")
 
     launch = commands.add_parser("launch", parents=[common], help="verify again, record the load, start a runtime")
     launch.add_argument("reference", metavar="REF", help="namespace/name[:tag][@sha256:…]")

@@ -6,10 +6,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modelreg.errors import ModelregError
 from modelreg.settings import Settings
+
+if TYPE_CHECKING:
+    from modelreg.verification import SignerIdentity
 
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
@@ -76,6 +79,11 @@ def size_text(size_bytes: int) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1024
     raise AssertionError
+
+
+def signer_json(signer: "SignerIdentity") -> dict[str, object]:
+    """A signer, for `--json`."""
+    return {"authority": signer.authority, "identity": signer.identity, "key": str(signer.key_ids[0])}
 
 
 def printable(text: str) -> str:

@@ -1,19 +1,18 @@
-"""push, pull, verify, launch."""
+"""push, pull, launch."""
 
 import argparse
 import os
 import sys
 from pathlib import Path
 
-from modelreg import launch, pinning, pull, push, signing, trees, verify
+from modelreg import launch, pinning, pull, push, signing
 from modelreg.cache import Cache
-from modelreg.commands import now, output_of, settings_of, size_text
+from modelreg.commands import now, output_of, settings_of, signer_json, size_text
 from modelreg.commands.session import connect
 from modelreg.errors import Invalid, Misconfigured, NotFound
 from modelreg.progress import Bars
-from modelreg.references import Reference, parse_reference, parse_repository, parse_tag
+from modelreg.references import parse_reference, parse_tag
 from modelreg.settings import Settings
-from modelreg.verification import SignerIdentity
 
 PASSWORD_VARIABLE = "MODELREG_KEY_PASSWORD"  # noqa: S105  # the variable's name
 
@@ -84,7 +83,7 @@ def run_pull(options: argparse.Namespace) -> int:
             "artifact": str(manifest.digest),
             "path": str(folder),
             "verified": True,
-            "signer": _signer_json(pulled.verified.signer),
+            "signer": signer_json(pulled.verified.signer),
             "event": pulled.grant.event,
             "size_bytes": manifest.total_bytes,
             "transferred_bytes": pulled.transferred_bytes,
@@ -92,81 +91,6 @@ def run_pull(options: argparse.Namespace) -> int:
         f"verified {pulled.verified.repository}@{manifest.digest}",
         f"  signed by {pulled.verified.signer.identity} ({pulled.verified.signer.authority}), {len(manifest.files)} files, "
         f"{size_text(manifest.total_bytes)}, received {size_text(pulled.transferred_bytes)}",
-        str(folder),
-    )
-    return 0
-
-
-def run_verify(options: argparse.Namespace) -> int:
-    """`modelreg verify DIR|REF`."""
-    target = Path(options.target)
-    if target.is_dir():
-        return _verify_folder(options, target)
-    try:
-        reference = parse_reference(options.target)
-    except Invalid:
-        if "/" in options.target.strip("/") and not options.target.startswith((".", "/")):
-            raise
-        raise NotFound(f"{options.target} is neither a folder nor a reference", path=options.target[:200]) from None
-    return _verify_kept(options, reference)
-
-
-def _verify_folder(options: argparse.Namespace, root: Path) -> int:
-    settings, output = settings_of(options), output_of(options)
-    policy = pinning.load_policy(settings.trust_policy, settings.state_dir)
-    signature = options.signature or root / trees.SIGNATURE_FILE
-    if options.repository is None:
-        raise Invalid(
-            "name the repository whose rules of the trust policy apply: --repository namespace/name", field="repository"
-        )
-    with Bars(quiet=output.quiet or output.as_json) as bars:
-        verified = verify.verify_folder(
-            root,
-            signature,
-            policy,
-            repository=parse_repository(options.repository),
-            now=now(),
-            ignored=frozenset(options.ignore),
-            progress=bars.meter("verifying", _size_below(root)),
-        )
-    statement = verified.statement
-    output.result(
-        {
-            "verified": True,
-            "path": str(root),
-            "artifact": str(statement.artifact) if statement.artifact else None,
-            "files": len(statement.files),
-            "signer": _signer_json(verified.signer),
-        },
-        f"verified {root}: {len(statement.files)} files, signed by {verified.signer.identity} "
-        f"({verified.signer.authority})" + (f", {statement.artifact}" if statement.artifact else ""),
-    )
-    return 0
-
-
-def _verify_kept(options: argparse.Namespace, reference: Reference) -> int:
-    settings, output = settings_of(options), output_of(options)
-    policy = pinning.load_policy(settings.trust_policy, settings.state_dir)
-    artifact = reference.digest or pull.resolve(connect(settings), reference)
-    with Bars(quiet=output.quiet or output.as_json) as bars:
-        verified, folder = verify.verify_kept(
-            Cache(settings.cache_dir),
-            artifact,
-            policy,
-            repository=reference.repository,
-            now=now(),
-            progress=bars.meter("verifying", 0),
-        )
-    output.result(
-        {
-            "verified": True,
-            "path": str(folder),
-            "artifact": str(artifact),
-            "files": len(verified.manifest.files),
-            "signer": _signer_json(verified.signer),
-        },
-        f"verified {reference.repository}@{artifact}: {len(verified.manifest.files)} files, signed by "
-        f"{verified.signer.identity} ({verified.signer.authority})",
         str(folder),
     )
     return 0
@@ -221,15 +145,3 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise Misconfigured(f"{path}: {error.strerror}", path=str(path)) from None
-
-
-def _size_below(root: Path) -> int:
-    return sum((root / path).lstat().st_size for path in trees.list_files(root))
-
-
-def _signer_json(signer: SignerIdentity) -> dict[str, object]:
-    return {
-        "authority": signer.authority,
-        "identity": signer.identity,
-        "key": str(signer.key_ids[0]),
-    }
