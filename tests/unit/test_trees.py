@@ -142,6 +142,10 @@ def test_a_name_that_is_not_utf_8_can_be_reported(tmp_path):
     caught.value.facts["value"].encode("ascii")
 
 
+def test_what_no_one_has_heard_of_has_a_name_too():
+    assert trees._kind(0) == "special file"
+
+
 def test_a_file_is_opened_below_its_folder(tmp_path):
     fill(tmp_path, "a/b/c.bin")
 

@@ -152,6 +152,7 @@ WRONG = {
     "method sigstore": [('method = "key"', 'method = "sigstore"')],
     "method a list": [('method = "key"', 'method = ["key"]')],
     "method of the other kind": [('method = "key"', 'method = "certificate"')],
+    "an authority that is no table": [('[authorities."ops"]', "[authorities]\nnone = 1\n[authorities.ops]")],
     "keys empty": [(f'keys = [{{name = "ops-1", pem = "{KEY_PEM_TOML}"}}]', "keys = []")],
     "keys a table": [(f'keys = [{{name = "ops-1", pem = "{KEY_PEM_TOML}"}}]', "keys = {}")],
     "keys of text": [(f'keys = [{{name = "ops-1", pem = "{KEY_PEM_TOML}"}}]', 'keys = ["x"]')],
@@ -275,6 +276,16 @@ def test_a_key_on_a_curve_nobody_knows_is_refused():
         "3SCBAg==\n-----END PUBLIC KEY-----\n"
     )
     assert "not a public key" in refusal(policy_toml(key_authority("ops", {"a": pem}), allow={"ops": ["key:a"]}))
+
+
+def test_a_root_of_a_version_that_is_not_is_refused():
+    import base64
+
+    version = b"\xa0\x03\x02\x01"
+    der = base64.b64decode("".join(CHAIN.root_pem.splitlines()[1:-1])).replace(version + b"\x02", version + b"\x12", 1)
+    pem = f"-----BEGIN CERTIFICATE-----\n{base64.b64encode(der).decode()}\n-----END CERTIFICATE-----\n"
+
+    assert "no certificate" in refusal(policy_toml(certificate_authority("pki", pem), allow={"pki": ["email:a@b"]}))
 
 
 def test_a_key_on_a_curve_oms_does_not_name_is_refused():

@@ -1,0 +1,130 @@
+"""The specification pages say what the vectors and the constants say."""
+
+import hashlib
+import importlib
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from modelreg import bundles, errors, trust
+from support import keys
+
+ROOT = Path(__file__).resolve().parents[2]
+VECTORS = ROOT / "tests" / "vectors"
+PAGES = {
+    name: (ROOT / "docs" / "spec" / f"{name}.md") for name in ("manifest", "signature", "trust-policy", "verification")
+}
+
+WORKED = re.compile(r"<!-- worked: ([a-z0-9-]+) ?([^>]*?) ?-->\n```\w*\n(.*?)\n```", re.DOTALL)
+BLOCKS = [
+    pytest.param(name, *match.groups(), id=f"{name}: {match.group(1)} {match.group(2)}")
+    for name, page in PAGES.items()
+    for match in WORKED.finditer(page.read_text())
+]
+
+
+def expected(kind, words):
+    path, *more = words.split()
+    raw = (VECTORS / path).read_bytes()
+    match kind:
+        case "bytes":
+            return raw.decode()
+        case "hex":
+            return raw.hex()
+        case "sha256":
+            return f"sha256:{hashlib.sha256(raw).hexdigest()}"
+        case "pae":
+            return bundles.pae(raw)[:48].hex()
+        case "hint":
+            return bundles.parse(raw).hint
+        case "key-id":
+            authority, name = more
+            return str(next(key.key_id for key in trust.parse(raw).authorities[authority].keys if key.name == name))
+    raise AssertionError(f"nobody knows how to work {kind}")
+
+
+@pytest.mark.parametrize(("page", "kind", "words", "block"), [block for block in BLOCKS if block.values[1] != "policy"])
+def test_worked_bytes_on_the_page_are_those_of_the_vectors(page, kind, words, block):
+    assert block.replace("\n", "") == expected(kind, words)
+
+
+def test_no_worked_block_is_skipped():
+    marked = sum(page.read_text().count("<!-- worked: ") for page in PAGES.values())
+
+    assert marked == len(BLOCKS) + 1  # and the table of cases
+    assert len(BLOCKS) >= 8
+
+
+def test_the_policy_on_the_page_is_a_policy_but_for_its_keys():
+    (text,) = (block.values[3] for block in BLOCKS if block.values[1] == "policy")
+    text = text.replace("-----BEGIN CERTIFICATE-----…", keys.make_chain().root_pem)
+    text = text.replace("'''-----BEGIN PUBLIC KEY-----…'''", json.dumps(keys.public_pem(keys.make_key())))
+
+    parsed = trust.parse(text.encode())
+
+    assert (parsed.version, set(parsed.authorities)) == (3, {"corp-pki", "ops"})
+
+
+def test_the_table_of_cases_is_that_of_the_vectors():
+    rows = re.findall(
+        r"(?m)^\| ([^|]+) \| `([^`]+)` \| (verified )?`([^`]+)` \| (?:(\d) )?\|$", PAGES["verification"].read_text()
+    )
+    cases = json.loads((VECTORS / "signature" / "cases.json").read_bytes())
+
+    assert [
+        (name, f"{bundle}.sig.json", "verified" if verified else "refused", result, int(step) if step else None)
+        for name, bundle, verified, result, step in rows
+    ] == [
+        (
+            name,
+            case["bundle"],
+            *next((key, case[key]) for key in ("verified", "refused") if key in case),
+            case.get("step"),
+        )
+        for name, case in cases.items()
+    ]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_limits_on_the_page_are_those_of_the_code(name):
+    limits = re.findall(r"(?m)^\| `(\w+)\.(MAX_\w+)` \| (\d+) \|", PAGES[name].read_text())
+
+    for module, constant, value in limits:
+        assert getattr(importlib.import_module(f"modelreg.{module}"), constant) == int(value)
+    assert limits or name == "verification"
+
+
+def test_every_limit_of_the_core_is_on_a_page():
+    pages = "".join(page.read_text() for page in PAGES.values())
+
+    for module in ("manifests", "bundles", "trust", "verification"):
+        for constant in vars(importlib.import_module(f"modelreg.{module}")):
+            if constant.startswith("MAX_") and constant not in {"MAX_CLOCK_SKEW"}:
+                assert f"`{module}.{constant}`" in pages
+
+
+def test_refusals_on_the_page_have_the_codes_and_exits_of_the_tree():
+    kinds = {kind.code: kind for kind in errors.all_errors()}
+    rows = re.findall(r"(?m)^\| ((?:`[a-z-]+`(?:, )?)+) \| (\d+) \|", PAGES["verification"].read_text())
+
+    assert len(rows) == 6
+    for codes, exit_code in rows:
+        for code in re.findall(r"`([a-z-]+)`", codes):
+            assert kinds[code].exit_code == int(exit_code)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_begins_with_its_words(name):
+    headings = re.findall(r"(?m)^## (.+)$", PAGES[name].read_text())
+
+    assert headings[0] == "Terminology"
+
+
+def test_the_steps_of_the_code_are_those_of_the_page():
+    from modelreg import verification
+
+    steps = re.compile(r"(?m)^(\d)\. ")
+
+    assert steps.findall(PAGES["verification"].read_text()) == steps.findall(verification.__doc__) == list("123456789")
