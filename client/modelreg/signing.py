@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from modelreg import bundles
 from modelreg.errors import Misconfigured
-from modelreg.trust import require_curve
+from modelreg.trust import MALFORMED, require_curve
 
 # OMS v1.0: the hash goes with the curve.
 HASH_OF_CURVE: dict[str, hashes.HashAlgorithm] = {
@@ -25,6 +24,8 @@ HASH_OF_CURVE: dict[str, hashes.HashAlgorithm] = {
     "secp384r1": hashes.SHA384(),
     "secp521r1": hashes.SHA512(),
 }
+# A missing or needless password is a TypeError of the library's.
+_UNREADABLE: tuple[type[Exception], ...] = (TypeError, *MALFORMED)
 
 
 class Signer(Protocol):
@@ -74,7 +75,7 @@ def load_key(key_pem: bytes, password: bytes | None = None) -> KeySigner:
     """
     try:
         key = serialization.load_pem_private_key(key_pem, password)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except _UNREADABLE as error:
         raise Misconfigured(f"the signing key cannot be read: {error}") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise Misconfigured("the signing key is not ECDSA; make one with `modelreg trust issue`")
@@ -92,7 +93,7 @@ def load_certificate(key_pem: bytes, chain_pem: bytes, password: bytes | None = 
     try:
         chain = tuple(x509.load_pem_x509_certificates(chain_pem))
         leaf_key = chain[0].public_key()
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except MALFORMED as error:
         raise Misconfigured(f"the certificate chain cannot be read: {error}") from None
     if leaf_key != key.public_key():
         raise Misconfigured("the first certificate of the chain is not the signing key's; put the leaf first")

@@ -47,6 +47,16 @@ MAX_CLOCK_SKEW = timedelta(minutes=5)
 
 Usage = Literal["codeSigning", "digitalSignature"]
 
+# What the library raises for keys and certificates it cannot read; not all of it is a ValueError.
+MALFORMED: tuple[type[Exception], ...] = (
+    ValueError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.ExtensionNotFound,
+    x509.UnsupportedGeneralNameType,
+)
+
 
 @dataclass(frozen=True)
 class KeyAuthority:
@@ -220,7 +230,7 @@ def _key(untrusted: Any, where: str) -> PinnedKey:
     members = _table(untrusted, where, "name", "pem", optional=("not_after",))
     try:
         key = serialization.load_pem_public_key(_text(members["pem"], f"{where}.pem").encode())
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except MALFORMED as error:
         raise Misconfigured(f"{where}.pem is not a public key in PEM form: {error}") from None
     not_after = _time(members["not_after"], f"{where}.not_after") if "not_after" in members else None
     return PinnedKey(_text(members["name"], f"{where}.name"), require_curve(key, where), key_id_of(key), not_after)
@@ -245,7 +255,7 @@ def key_id_of(key: Any) -> Digest:
 def _certificate(pem: Any, where: str) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(_text(pem, where).encode())
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except MALFORMED as error:
         raise Misconfigured(f"{where} holds no certificate in PEM form: {error}") from None
 
 

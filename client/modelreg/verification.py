@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from itertools import pairwise
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
@@ -42,6 +42,7 @@ from modelreg.errors import (
 )
 from modelreg.signing import HASH_OF_CURVE, hint_of
 from modelreg.trust import (
+    MALFORMED,
     Allowed,
     Authority,
     CertificateAuthority,
@@ -138,9 +139,6 @@ def verify(
         )
     manifest = manifests.parse(raw_manifest)
     _require_same_files(verified.statement, manifest)
-    # 6. Revocation of an artifact is by digest, so it waits for the manifest.
-    if manifest.digest in policy.revocations.artifacts:
-        raise Revoked(f"the artifact {manifest.digest} is revoked by the trust policy (version {policy.version})")
     return VerifiedManifest(manifest, verified.signer, repository, verified.verified_at, raw_bundle)
 
 
@@ -204,6 +202,7 @@ def verify_statement(raw_bundle: bytes, *, policy: TrustPolicy, repository: str,
         _require_not_revoked(credential, policy)
         # 1. Payload and predicate types, now that the bytes are known to be the signer's.
         statement = statements.parse(bundle.payload, legacy_0_2=credential.legacy_0_2)
+        # 6c. `verify` holds the manifest against this digest, so that a revoked artifact has no other name.
         if statement.artifact in policy.revocations.artifacts:
             raise Revoked(
                 f"the artifact {statement.artifact} is revoked by the trust policy (version {policy.version})"
@@ -250,7 +249,7 @@ def _prove_certificate(
     try:
         chain = [x509.load_der_x509_certificate(der) for der in bundle.certificates]
         return _prove_chain(bundle, chain, authority, name, now)
-    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+    except MALFORMED as error:
         # The library reads a certificate's parts as they are asked for, so a malformed one may show anywhere below.
         raise SignatureInvalid(f"the bundle's chain holds a malformed certificate: {error}") from None
 
@@ -312,21 +311,27 @@ def _key_ids(proven: Sequence[x509.Certificate]) -> tuple[Digest, ...]:
     found += [sha256_of(certificate.public_bytes(serialization.Encoding.DER)) for certificate in proven]
     # The last one is the pinned root, whose bytes are the operator's and have no other spelling.
     for certificate, issuer in pairwise(proven):
+        if _spelled(certificate, certificate.signature) != certificate.public_bytes(serialization.Encoding.DER):
+            raise SignatureInvalid(
+                f"a certificate of the chain is not DER: {certificate.subject.rfc4514_string()[:120]}"
+            )
         if isinstance(issuer_key := issuer.public_key(), ec.EllipticCurvePublicKey):
-            found.append(sha256_of(_twin(certificate, issuer_key.curve.group_order)))
+            # (r, order - s) verifies where (r, s) does.
+            r, s = decode_dss_signature(certificate.signature)
+            twin = encode_dss_signature(r, issuer_key.curve.group_order - s)
+            found.append(sha256_of(_spelled(certificate, twin)))
     return tuple(found)
 
 
-def _twin(certificate: x509.Certificate, order: int) -> bytes:
-    """DER of the same certificate with its ECDSA signature (r, s) spelled (r, order - s), which verifies as well.
+def _spelled(certificate: x509.Certificate, signature: bytes) -> bytes:
+    """The one DER form of a certificate with this signature.
 
-    Anybody can write one as the other without a key, so revoking one fingerprint has to mean both.
+    The signature is the part of a certificate that nothing signs: without any key it can be written in other ways that
+    verify as well, and then has another fingerprint. So there may be one way only, and its twin is revoked with it.
     """
-    r, s = decode_dss_signature(certificate.signature)
-    twin = encode_dss_signature(r, order - s)
     der, tbs = certificate.public_bytes(serialization.Encoding.DER), certificate.tbs_certificate_bytes
     algorithm = der[der.index(tbs) + len(tbs) : -len(_tlv(0x03, b"\0" + certificate.signature))]
-    return _tlv(0x30, tbs + algorithm + _tlv(0x03, b"\0" + twin))
+    return _tlv(0x30, tbs + algorithm + _tlv(0x03, b"\0" + signature))
 
 
 def _tlv(tag: int, content: bytes) -> bytes:
@@ -349,15 +354,13 @@ def _chain_message(leaf: x509.Certificate, authority: str, now: datetime, error:
 
 
 def _require_usage(leaf: x509.Certificate, usage: Usage) -> None:
-    try:
-        may_sign = leaf.extensions.get_extension_for_class(x509.KeyUsage).value.digital_signature
-        purposes = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    except x509.ExtensionNotFound as missing:
-        if missing.oid != x509.ExtendedKeyUsage.oid:
-            raise SignatureInvalid("the signer's certificate has no key usage") from None
-        purposes = x509.ExtendedKeyUsage([])
-    if not may_sign:
+    # `leaf_rules` demand that there is a key usage.
+    if not leaf.extensions.get_extension_for_class(x509.KeyUsage).value.digital_signature:
         raise SignatureInvalid("the signer's certificate is not for digital signatures")
+    try:
+        purposes = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except x509.ExtensionNotFound:
+        purposes = x509.ExtendedKeyUsage([])
     if usage == "codeSigning" and ExtendedKeyUsageOID.CODE_SIGNING not in purposes:
         raise SignatureInvalid("the signer's certificate is not for code signing, which the trust policy demands")
 

@@ -58,7 +58,11 @@ def connect(url: str, pool_size: int = 40) -> Database:
     try:
         with engine.connect() as connection:
             _require_durable(connection)
+    except Misconfigured:
+        engine.dispose()
+        raise
     except OperationalError as error:
+        engine.dispose()
         raise Misconfigured(f"the database does not answer: {error.orig}", setting="MODELREG_DATABASE_URL") from None
     return Database(engine)
 

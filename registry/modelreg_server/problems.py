@@ -16,7 +16,8 @@ _log = logging.getLogger(__name__)
 
 # What every route may answer, for the OpenAPI document.
 RESPONSES: dict[int | str, dict[str, object]] = {
-    status: {"model": Problem, "description": description, "content": {MEDIA_TYPE_PROBLEM: {}}}
+    # Not `model`: FastAPI would document the body as application/json besides.
+    status: {"description": description, "content": {MEDIA_TYPE_PROBLEM: {"schema": Problem.model_json_schema()}}}
     for status, description in {
         401: "No credential, or one that does not hold.",
         403: "The principal may not do this.",

@@ -109,16 +109,17 @@ def begin(
     return Missing(attempt, blobs)
 
 
-def open_attempt(session: Session, caller: Caller, attempt_id: str) -> Attempt:
+def open_attempt(session: Session, caller: Caller, attempt_id: str, *, lock: bool = False) -> Attempt:
     """The caller's attempt, without its manifest and bundle (loaded when they are touched).
+
+    With `lock`, nobody else finishes it until the transaction ends.
 
     Raises:
         NotFound: no such attempt, or another principal's, or expired.
         Forbidden: the caller's right to push ended meanwhile.
     """
-    row = session.exec(
-        select(Attempt).where(Attempt.id == attempt_id).options(defer(Attempt.manifest), defer(Attempt.bundle))  # type: ignore[arg-type]  # columns, to SQLAlchemy
-    ).one_or_none()
+    query = select(Attempt).where(Attempt.id == attempt_id).options(defer(Attempt.manifest), defer(Attempt.bundle))  # type: ignore[arg-type]  # columns, to SQLAlchemy
+    row = session.exec(query.with_for_update() if lock else query).one_or_none()
     if row is None or row.principal != caller.principal.name or caller.now >= row.expires_at:
         raise NotFound(f"there is no open publication {attempt_id[:40]} of yours; push again")
     if not caller.principal.may(Verb.PUSH, row.repository):
@@ -303,8 +304,9 @@ def _require_tag_right(caller: Caller, repository: str, tags: Sequence[str]) -> 
 
 def _missing(session: Session, principal: Principal, attempt_id: str, manifest: Manifest) -> list[str]:
     """Blobs that are neither measured in this attempt nor in an artifact the principal may pull."""
-    declared = {entry.blake3: facts_of(entry) for entry in manifest.files}
-    if len({(entry.blake3, entry.sha256, entry.size) for entry in manifest.files}) != len(declared):
+    stated = {facts_of(entry) for entry in manifest.files}
+    declared = {facts.blake3: facts for facts in stated}
+    if len(stated) != len(declared):
         raise ManifestInvalid("the manifest gives one BLAKE3 to different bytes")
     query = select(BlobUpload.blake3).where(
         BlobUpload.attempt_id == attempt_id, col(BlobUpload.measured_at).is_not(None)

@@ -17,7 +17,7 @@ NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 ALICE = "email:alice@acme.example"
 
 CURVES = {"p256": ec.SECP256R1(), "p384": ec.SECP384R1(), "p521": ec.SECP521R1()}
-P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+P256_ORDER = ec.SECP256R1().group_order
 
 
 def clock(now: datetime = NOW) -> Callable[[], datetime]:
@@ -128,25 +128,21 @@ def certificate_signer(leaf: pki.Issuer, *issuers: pki.Issuer) -> signing.Certif
     return signing.CertificateSigner(leaf.private_key, (leaf.certificate, *(issuer.certificate for issuer in issuers)))
 
 
-def respelled(certificate: x509.Certificate) -> bytes:
+def respelled(certificate: x509.Certificate, order: int = P256_ORDER) -> bytes:
     """The same certificate under another fingerprint: (r, n-s) is as good an ECDSA signature as (r, s).
 
     Needs no private key, so whoever holds a revoked certificate can do it.
     """
     r, s = decode_dss_signature(certificate.signature)
-    signature = encode_dss_signature(r, P256_ORDER - s)
-    der = certificate.public_bytes(serialization.Encoding.DER)
-    head = der[: der.rindex(certificate.signature)]
-    length = 1 if len(certificate.signature) + 1 < 0x80 else 2
-    tbs_and_algorithm = head[_header_bytes(der) : -(length + 2)]
-    return _der(0x30, tbs_and_algorithm + _der(0x03, b"\x00" + signature))
+    signature = encode_dss_signature(r, order - s)
+    der, tbs = certificate.public_bytes(serialization.Encoding.DER), certificate.tbs_certificate_bytes
+    # What is left between the signed part and the signature names the algorithm.
+    algorithm = der[der.index(tbs) + len(tbs) : -len(der_element(0x03, b"\0" + certificate.signature))]
+    return der_element(0x30, tbs + algorithm + der_element(0x03, b"\0" + signature))
 
 
-def _header_bytes(der: bytes) -> int:
-    return 2 + (der[1] & 0x7F if der[1] & 0x80 else 0)
-
-
-def _der(tag: int, content: bytes) -> bytes:
+def der_element(tag: int, content: bytes) -> bytes:
+    """One DER element: tag, length, content."""
     size = len(content)
     if size < 0x80:
         return bytes([tag, size]) + content

@@ -905,15 +905,48 @@ def test_step_6_refuses_a_revoked_certificate_in_another_spelling(which):
 
 
 @pytest.mark.parametrize("curve", keys.CURVES)
-def test_every_certificate_has_its_twin_among_its_key_ids(curve):
+def test_step_6_knows_the_twin_of_every_certificate(curve):
     issuer = keys.make_certificate(None, key=keys.make_key(curve).private_key, ca=True, digital_signature=False, purposes=None, names=None)  # fmt: skip
+    order = keys.CURVES[curve].group_order
     for _ in range(8):  # signatures differ in length
-        leaf = keys.make_certificate(issuer).certificate
-        twin = x509.load_der_x509_certificate(verification._twin(leaf, keys.CURVES[curve].group_order))
-
+        leaf = keys.make_certificate(issuer)
+        twin = x509.load_der_x509_certificate(keys.respelled(leaf.certificate, order))
         twin.verify_directly_issued_by(issuer.certificate)
-        assert twin.tbs_certificate_bytes == leaf.tbs_certificate_bytes
-        assert verification._twin(twin, keys.CURVES[curve].group_order) == der(leaf)
+        raw = replaced(sign(keys.certificate_signer(leaf)), certificates=(der(twin),))
+
+        with pytest.raises(Revoked):
+            verify(raw, chain_policy(issuer, revoked_signers=[{"key": fingerprint(leaf.certificate)}]))
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["leaf", "intermediate"])
+@pytest.mark.parametrize("issuer_key", ["ecdsa", "rsa"])
+def test_step_6_refuses_a_certificate_with_unused_bits_in_its_signature(issuer_key, which):
+    # Once believed, under another fingerprint: the library ignores how many bits of the signature are unused.
+    root = keys.make_certificate(None, key=keys.rsa_key() if issuer_key == "rsa" else None, ca=True, digital_signature=False, purposes=None, names=None)  # fmt: skip
+    while True:
+        between = keys.make_certificate(root, ca=True, digital_signature=False, purposes=None, names=None, common_name="i")  # fmt: skip
+        leaf = keys.make_certificate(between)
+        if (leaf, between)[which].certificate.signature[-1] & 1 == 0:
+            break
+    certificates = [der(leaf.certificate), der(between.certificate)]
+    signature = (leaf, between)[which].certificate.signature
+    certificates[which] = certificates[which].replace(b"\x00" + signature, b"\x01" + signature)
+    raw = sign(keys.certificate_signer(leaf, between))
+
+    assert verify(raw, chain_policy(root))
+    with pytest.raises(SignatureInvalid, match="is not DER"):
+        verify(replaced(raw, certificates=tuple(certificates)), chain_policy(root))
+
+
+def test_step_6_refuses_a_certificate_whose_outer_algorithm_is_spelled_otherwise():
+    leaf = LEAF.certificate
+    ecdsa, with_null = bytes.fromhex("300a06082a8648ce3d040302"), bytes.fromhex("300c06082a8648ce3d0403020500")
+    body = leaf.tbs_certificate_bytes + with_null + keys.der_element(0x03, b"\0" + leaf.signature)
+    assert ecdsa in der(leaf)
+    raw = replaced(CHAIN_BUNDLE, certificates=(keys.der_element(0x30, body), der(CHAIN.intermediate.certificate)))
+
+    with pytest.raises(SignatureInvalid):
+        verify(raw, chain_policy())
 
 
 def test_an_rsa_authority_is_followed_and_its_certificates_revoked():

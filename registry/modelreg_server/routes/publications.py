@@ -24,7 +24,7 @@ Pusher = Annotated[Caller, Depends(Requires(Verb.PUSH))]
 Publisher = Annotated[Caller, Depends(Requires(None))]
 PartNumber = Annotated[int, Path(ge=1, le=10_000)]
 _PUBLICATION = "/v1/publications/{publication_id}"
-_STREAM_BLOCK_BYTES = 1024 * 1024
+_STREAM_BLOCK_BYTES = 512 * 1024
 
 
 async def _publication_request(request: Request, _caller: Pusher) -> wire.PublicationRequest:
@@ -117,7 +117,7 @@ def _request(part: wire.PartName, url: str, headers: dict[str, str], seconds: in
 
 
 async def _body_blocks(request: Request, _caller: Publisher) -> AsyncIterator[AsyncIterator[bytes]]:
-    """The body as blocks of about 1 MiB: one hop to a worker thread for each, not for each packet."""
+    """The body as blocks of about half a MiB: one hop to a worker thread for each, not for each packet."""
 
     async def blocks() -> AsyncIterator[bytes]:
         block = bytearray()

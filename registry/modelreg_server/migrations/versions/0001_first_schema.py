@@ -237,3 +237,11 @@ def _make_log_append_only() -> None:
             BEGIN SELECT RAISE(ABORT, 'custody_event is append-only'); END
             """
         )
+    # INSERT OR REPLACE deletes the old row without firing the DELETE trigger.
+    op.execute(
+        """
+        CREATE TRIGGER custody_event_no_replace BEFORE INSERT ON custody_event
+        WHEN EXISTS (SELECT 1 FROM custody_event WHERE "index" = NEW."index")
+        BEGIN SELECT RAISE(ABORT, 'custody_event is append-only'); END
+        """
+    )
