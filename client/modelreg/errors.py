@@ -235,11 +235,12 @@ class Misconfigured(ModelregError):
 
 
 def all_errors() -> tuple[type[ModelregError], ...]:
-    """Every class of the tree, parents before children."""
+    """Every class of the tree above, parents before children; what other modules derive keeps to itself."""
     found: list[type[ModelregError]] = []
     todo: list[type[ModelregError]] = [ModelregError]
     while todo:
         kind = todo.pop(0)
-        found.append(kind)
-        todo.extend(kind.__subclasses__())
+        if kind.__module__ == __name__:
+            found.append(kind)
+            todo.extend(kind.__subclasses__())
     return tuple(found)

@@ -155,15 +155,16 @@ def verify_any(
 
     Raises:
         SignatureMissing: there is no bundle at all.
+        Revoked: the artifact is revoked; no signature brings it back.
         ModelregError: none holds; the error of the first one that failed, with the others' in facts.
     """
     refusals: list[ModelregError] = []
     for raw_bundle in raw_bundles:
         try:
             return verify(raw_bundle, raw_manifest, policy=policy, repository=repository, now=now, artifact=artifact)
-        except Revoked:
-            raise  # a second signature does not bring back what was revoked
         except ModelregError as error:
+            if "artifact" in error.facts:  # revoked whoever signs it; a revoked signer's bundle is only one that fails
+                raise
             refusals.append(error)
     if not refusals:
         raise SignatureMissing(f"{repository}@{artifact} has no signature; sign it with `modelreg push --key …`")
@@ -205,7 +206,8 @@ def verify_statement(raw_bundle: bytes, *, policy: TrustPolicy, repository: str,
         # 6c. `verify` holds the manifest against this digest, so that a revoked artifact has no other name.
         if statement.artifact in policy.revocations.artifacts:
             raise Revoked(
-                f"the artifact {statement.artifact} is revoked by the trust policy (version {policy.version})"
+                f"the artifact {statement.artifact} is revoked by the trust policy (version {policy.version})",
+                artifact=str(statement.artifact),
             )
         return VerifiedStatement(statement, signer, repository, now)
     # A good signature by the wrong person says more than a signature that was tried against the wrong authority.

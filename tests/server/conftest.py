@@ -9,11 +9,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+
 from modelreg import hashing, manifests, push, signing, statements, trees, wire
 from modelreg.api import Api
 from modelreg.manifests import Manifest
 from modelreg.references import parse_reference
-
 from support.registry import QUIET, Registry, running_registry
 
 

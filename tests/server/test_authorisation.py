@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from fastapi.routing import APIRoute
+
 from modelreg import wire
 from modelreg.errors import NotFound
 from modelreg_server.custody import Actor
@@ -295,8 +296,7 @@ def fetched(registry, repository, manifest):
     grant = api.request_grant(repository, wire.GrantRequest(artifact=str(manifest.digest), purpose="pull", host="h"))
     requests = api.read_requests(grant.id, [entry.blake3 for entry in manifest.files])
     return {
-        entry.path: api.open_direct(request, {}).read()
-        for entry, request in zip(manifest.files, requests, strict=True)
+        entry.path: api.open_direct(request, {}).read() for entry, request in zip(manifest.files, requests, strict=True)
     }
 
 

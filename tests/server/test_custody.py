@@ -6,15 +6,15 @@ from datetime import UTC, datetime
 
 import pytest
 from alembic import command
-from modelreg import wire
-from modelreg.errors import Misconfigured, RecordUnavailable, TooLarge
-from modelreg_server import custody, database, migrations
-from modelreg_server.custody import Actor, CustodyEvent, Event, EventType
 from sqlalchemy import event as listening
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlmodel import select
 
+from modelreg import wire
+from modelreg.errors import Misconfigured, RecordUnavailable, TooLarge
+from modelreg_server import custody, database, migrations
+from modelreg_server.custody import Actor, CustodyEvent, Event, EventType
 from support.registry import cli, running_registry
 
 ACTOR = Actor("person:test", None)
@@ -45,12 +45,12 @@ def rows(opened):
 
 ALTERING = [
     "UPDATE custody_event SET principal = 'person:forger'",
-    "UPDATE custody_event SET principal = principal WHERE \"index\" = 1",
+    'UPDATE custody_event SET principal = principal WHERE "index" = 1',
     "DELETE FROM custody_event",
     'DELETE FROM custody_event WHERE "index" = 2',
 ]
-COPY = '''"index", type, recorded_at, 'person:forger', token_id, repository, artifact, tag, host, client_address, user_agent,
-    purpose, detail, entry FROM custody_event WHERE "index" = 1'''
+COPY = """"index", type, recorded_at, 'person:forger', token_id, repository, artifact, tag, host, client_address, user_agent,
+    purpose, detail, entry FROM custody_event WHERE "index" = 1"""
 ONLY_SQLITE = [f"INSERT OR REPLACE INTO custody_event SELECT {COPY}", f"REPLACE INTO custody_event SELECT {COPY}"]
 ONLY_POSTGRESQL = [
     "TRUNCATE custody_event",

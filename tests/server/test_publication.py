@@ -6,13 +6,22 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import pytest
-from modelreg import manifests, pki, signing, wire
-from modelreg.digests import Digest
-from modelreg.errors import Conflict, DigestMismatch, Forbidden, Misconfigured, ModelregError, NotFound
-from modelreg.errors import SignatureInvalid, SignerNotAllowed, Untrusted
-from modelreg_server.tables import Blob, BlobUpload
 from sqlmodel import select
 
+from modelreg import manifests, pki, signing, wire
+from modelreg.digests import Digest
+from modelreg.errors import (
+    Conflict,
+    DigestMismatch,
+    Forbidden,
+    Misconfigured,
+    ModelregError,
+    NotFound,
+    SignatureInvalid,
+    SignerNotAllowed,
+    Untrusted,
+)
+from modelreg_server.tables import Blob, BlobUpload
 from support.registry import running_registry
 
 

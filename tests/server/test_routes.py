@@ -3,8 +3,9 @@
 import pytest
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi.routing import APIRoute
-from modelreg_server.dependencies import Public, Requires
 from starlette.routing import Mount, Route
+
+from modelreg_server.dependencies import Public, Requires
 
 OWN = {"/openapi.json"}  # FastAPI's; it says what the source says
 

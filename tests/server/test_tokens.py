@@ -12,13 +12,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlmodel import select
+
 from modelreg import wire
 from modelreg.errors import Forbidden, Invalid, NotFound, TooLarge, Unauthenticated
 from modelreg_server.custody import Actor
 from modelreg_server.identity import Scope, Verb, parse_scope, tokens
 from modelreg_server.tables import Token
-from sqlmodel import select
-
 from support.fuzzing import bounded
 from support.registry import running_registry
 
@@ -135,7 +135,11 @@ def test_the_last_use_is_noted_but_not_at_every_request(own_registry):
 def test_only_an_administrator_of_everything_handles_tokens(registry):
     for scopes in (["admin:demo/*"], ["pull:*/*", "push:*/*", "tag:*/*", "audit:*/*"]):
         api = registry.api(registry.token("person:almost", *scopes))
-        for call in (api.tokens, lambda api=api: api.issue_token(request()), lambda api=api: api.revoke_token("0" * 36)):
+        for call in (
+            api.tokens,
+            lambda api=api: api.issue_token(request()),
+            lambda api=api: api.revoke_token("0" * 36),
+        ):
             with pytest.raises(Forbidden):
                 call()
 

@@ -1130,6 +1130,15 @@ def test_a_second_signature_does_not_bring_back_a_revoked_artifact():
         verify_any([KEY_BUNDLE, CHAIN_BUNDLE], both_policy(revoked_artifacts=[MANIFEST.digest]))
 
 
+def test_an_artifact_signed_again_by_somebody_else_survives_the_revocation_of_its_first_signer():
+    trusted = both_policy(revoked_signers=[{"identity": "key:ops-1"}])
+
+    for bundles_in_any_order in ([KEY_BUNDLE, CHAIN_BUNDLE], [CHAIN_BUNDLE, KEY_BUNDLE]):
+        assert verify_any(bundles_in_any_order, trusted).signer.identity == ALICE
+    with pytest.raises(Revoked, match="key:ops-1"):
+        verify_any([KEY_BUNDLE], trusted)
+
+
 # Any bytes
 
 

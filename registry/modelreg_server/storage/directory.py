@@ -21,7 +21,9 @@ from modelreg.errors import BlobMissing, Conflict, Invalid, StorageUnavailable
 from modelreg_server.storage import Upload
 from modelreg_server.storage.checks import checked_key, part_body
 
-BLOCK_BYTES = 256 * 1024  # bounds the memory of a reader; larger blocks were not faster and cost RSS for every connection
+BLOCK_BYTES = (
+    256 * 1024
+)  # bounds the memory of a reader; larger blocks were not faster and cost RSS for every connection
 UPLOADS = "uploads"
 
 _ADVICE = {
