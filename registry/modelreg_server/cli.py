@@ -50,7 +50,6 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--host", help="address to listen on (MODELREG_HOST, 127.0.0.1)")
     serve.add_argument("--port", type=int, help="port to listen on, 0 for any free one (MODELREG_PORT, 8470)")
     serve.add_argument("--trust-policy", type=Path, help="who may sign what is pushed (MODELREG_TRUST_POLICY)")
-    serve.add_argument("--workers", type=int, default=1, help="processes; more than one only with PostgreSQL")
     serve.set_defaults(run=_serve)
     sweep = commands.add_parser("sweep", parents=[common], help="remove what expired publications left in the store")
     sweep.set_defaults(run=_sweep)
@@ -101,8 +100,6 @@ def _serve(options: argparse.Namespace) -> None:
     settings = _settings(options)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("botocore").setLevel(logging.WARNING)
-    if options.workers > 1:
-        raise Misconfigured("several workers need the log's group commit, which comes later; run one worker")
     app = create_app(settings)
     # Bound before the address is printed: whoever reads it can connect.
     listener = socket.create_server((settings.host, settings.port), family=_family(settings.host), backlog=512)
