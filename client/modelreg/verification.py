@@ -163,7 +163,8 @@ def verify_any(
         try:
             return verify(raw_bundle, raw_manifest, policy=policy, repository=repository, now=now, artifact=artifact)
         except ModelregError as error:
-            if "artifact" in error.facts:  # revoked whoever signs it; a revoked signer's bundle is only one that fails
+            # Revoked whoever signs it. A revoked signer's bundle, or one of another artifact, is only one that fails.
+            if isinstance(error, Revoked) and error.facts.get("artifact") == str(artifact):
                 raise
             refusals.append(error)
     if not refusals:

@@ -57,6 +57,7 @@ def create_app(settings: Settings, clock: Callable[[], datetime] = lambda: datet
         responses=problems.RESPONSES,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # a redirect is one more place to lose a credential
     )
     app.state.parts = Parts(
         settings=settings,

@@ -74,6 +74,9 @@ def _on_validation(request: Request, error: Exception) -> JSONResponse:
 
 def _on_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, ModelregError):
+        # FastAPI hides what went wrong while it read the body, such as our limit.
+        return respond(_request_id(request), error.__cause__)
     match error.status_code:
         case 404:
             problem: ModelregError = NotFound("there is nothing at this path; see /openapi.json for what there is")

@@ -1139,6 +1139,18 @@ def test_an_artifact_signed_again_by_somebody_else_survives_the_revocation_of_it
         verify_any([KEY_BUNDLE], trusted)
 
 
+def test_the_bundle_of_a_revoked_artifact_does_not_refuse_the_artifact_it_is_laid_beside():
+    # Once: whoever could add a bundle could refuse any artifact with a genuine signature of a revoked one.
+    other = manifests.build([manifests.FileEntry("evil.bin", 2, "a" * 64, "b" * 64)])
+    stray = sign(OPS, statements.build("other", other))
+    trusted = both_policy(revoked_artifacts=[other.digest])
+
+    for bundles_in_any_order in ([stray, KEY_BUNDLE], [KEY_BUNDLE, stray]):
+        assert verify_any(bundles_in_any_order, trusted).raw_bundle == KEY_BUNDLE
+    with pytest.raises(Revoked, match=str(other.digest)):
+        verify_any([stray], trusted)
+
+
 # Any bytes
 
 
