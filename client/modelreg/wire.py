@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from modelreg.canonical import MAX_INTEGER
 from modelreg.digests import HEX_64
 from modelreg.errors import ModelregError, all_errors
 from modelreg.references import MAX_REPOSITORY_CHARS, REPOSITORY, TAG
@@ -267,14 +268,14 @@ class Grant(Wire):
 class ReceivedReport(Wire):
     """The client has verified every byte."""
 
-    transferred_bytes: Annotated[int, Field(ge=0)]
+    transferred_bytes: Annotated[int, Field(ge=0, le=MAX_INTEGER)]
 
 
 class LoadedReport(Wire):
     """The client re-verified the files on disk and hands them to a runtime now."""
 
     command: Line
-    pid: Annotated[int, Field(ge=1)]
+    pid: Annotated[int, Field(ge=1, le=MAX_INTEGER)]
     boot_id: Line
     client_version: Line
 

@@ -22,7 +22,7 @@ Tagger = Annotated[Caller, Depends(Requires(Verb.TAG))]
 def repositories(
     caller: Annotated[Caller, Depends(Requires(None))],
     session: ReadSession,
-    after: Annotated[str, Query(max_length=128)] = "",
+    after: Annotated[str, Query(max_length=128, pattern="^[a-z0-9._/-]*$")] = "",  # PostgreSQL knows no NUL
     limit: LimitQuery = 100,
 ) -> wire.Repositories:
     """Repositories this principal may see, by name."""
