@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelreg import __version__
-from modelreg.errors import ModelregError
+from modelreg.errors import Misconfigured, ModelregError
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001  # argparse has no public name for it
@@ -42,6 +42,10 @@ def main(arguments: list[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 130
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        output.error(Misconfigured(f"{where}{error.strerror or error}"))
+        return Misconfigured.exit_code
     except Exception as error:
         if os.environ.get("MODELREG_DEBUG"):
             raise

@@ -5,6 +5,7 @@ A credential goes to the configured registry only; requests to the blob store ca
 
 import logging
 import random
+import ssl
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -43,6 +44,11 @@ def make_pool(ca_file: Path | None, connections: int) -> urllib3.PoolManager:
     """
     if ca_file is not None and not ca_file.is_file():
         raise Misconfigured(f"there are no TLS roots at {ca_file}", setting="ca_file")
+    if ca_file is not None:
+        try:
+            ssl.create_default_context(cafile=str(ca_file))
+        except OSError as error:  # ssl.SSLError is one
+            raise Misconfigured(f"{ca_file} holds no TLS roots in PEM form: {error}", setting="ca_file") from None
     return urllib3.PoolManager(
         num_pools=8,
         maxsize=connections,

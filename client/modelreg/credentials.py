@@ -20,7 +20,18 @@ def find(path: Path, registry: str) -> str:
     token = os.environ.get(TOKEN_VARIABLE) or _read(path).get(registry)
     if not token:
         raise Unauthenticated(f"there is no token for {registry}; run `modelreg login` or set {TOKEN_VARIABLE}")
-    return token
+    return require_token(token)
+
+
+def require_token(untrusted_text: str) -> str:
+    """Return the text if it can be a token; it becomes a header, so nothing else may pass.
+
+    Raises:
+        Unauthenticated: it cannot.
+    """
+    if not (untrusted_text.isascii() and untrusted_text.isprintable() and untrusted_text and " " not in untrusted_text):
+        raise Unauthenticated("that is not a token; it starts with mrg_ and has no spaces")
+    return untrusted_text
 
 
 def store(path: Path, registry: str, token: str) -> None:

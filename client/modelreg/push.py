@@ -48,7 +48,9 @@ def push(
     manifest = manifests.build(entries)
     name = reference.repository.split("/")[1]
     raw_bundle = signing.sign(statements.build(name, manifest), signer)
-    request = wire.PublicationRequest(manifest=manifest.raw.decode(), bundle=raw_bundle.decode(), tags=list(tags))
+    request = wire.request(
+        wire.PublicationRequest, manifest=manifest.raw.decode(), bundle=raw_bundle.decode(), tags=list(tags)
+    )
     state = api.begin_publication(reference.repository, request)
     by_blake3 = {entry.blake3: entry for entry in entries}
     transferred = transfer.upload(

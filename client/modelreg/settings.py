@@ -107,7 +107,7 @@ def _parse(name: str, value: Any, origin: str) -> Any:
             return Path(value).expanduser()
         parser: Callable[[str], Any] = _PARSERS.get(name, str)
         return parser(str(value))
-    except (TypeError, ValueError) as error:
+    except (RuntimeError, TypeError, ValueError) as error:  # RuntimeError: ~ of a user there is not
         raise Misconfigured(f"{name} is {value!r} ({origin}): {error}", setting=name) from None
 
 
@@ -125,8 +125,10 @@ def _host_name(value: str) -> str:
 
 def _registry_url(value: str) -> str:
     parts = urlsplit(value)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment or parts.username:
+    plain = parts.netloc.isascii() and not set(parts.netloc) & set("@ \t\r\n\\")
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment or not plain:
         raise ValueError("write https://host[:port]")
+    _ = parts.port  # raises ValueError for what is no port
     # A token over plain http is a token for everybody on the way.
     if parts.scheme == "http" and parts.hostname not in {"127.0.0.1", "::1", "localhost"}:
         raise ValueError("plain http is for loopback only; use https")

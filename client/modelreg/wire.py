@@ -5,13 +5,13 @@ grant, never on its own. Times are RFC 3339 with offset. Both sides validate: ne
 """
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from modelreg.canonical import MAX_INTEGER
 from modelreg.digests import HEX_64
-from modelreg.errors import ModelregError, all_errors
+from modelreg.errors import Invalid, ModelregError, all_errors
 from modelreg.references import MAX_REPOSITORY_CHARS, REPOSITORY, TAG
 
 MEDIA_TYPE_PROBLEM = "application/problem+json"
@@ -34,10 +34,27 @@ Word = Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,200}$")]
 Line = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{0,200}$")]
 
 
+W = TypeVar("W", bound="Wire")
+
+
 class Wire(BaseModel):
     """Unknown members are refused in requests; in responses too, so that a renamed field is noticed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def request(model: type[W], **members: Any) -> W:
+    """Make a request from what a user typed.
+
+    Raises:
+        Invalid: which member, and why.
+    """
+    try:
+        return model(**members)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = "/".join(str(part) for part in first["loc"])
+        raise Invalid(f"{where}: {first['msg']}", field=where) from None
 
 
 class Whoami(Wire):
