@@ -49,17 +49,22 @@ class Api:
         while after is not None:
             page = self._get("/v1/repositories?" + urlencode({"after": after}), wire.Repositories)
             yield from page.repositories
+            if page.next_after is not None and page.next_after <= after:
+                raise Unreachable(f"{self.registry} lists repositories in a circle")
             after = page.next_after
 
     def artifacts(self, repository: str) -> Iterable[wire.ArtifactInfo]:
         """Every artifact of a repository, newest first, page by page."""
-        query = ""
+        before: int | None = None
         while True:
+            query = "" if before is None else f"?before={before}"
             page = self._get(f"{_path(repository)}/artifacts{query}", wire.Artifacts)
             yield from page.artifacts
             if page.next_before is None:
                 return
-            query = f"?before={page.next_before}"
+            if before is not None and page.next_before >= before:
+                raise Unreachable(f"{self.registry} lists artifacts in a circle")
+            before = page.next_before
 
     def artifact(self, repository: str, digest: Digest) -> wire.ArtifactDetail:
         """What is recorded about one artifact."""
@@ -146,6 +151,8 @@ class Api:
         """
         if request.url.startswith("/"):
             return self._send(request.method, request.url, {**request.headers, **headers}, body)
+        if not request.url.startswith(("https://", "http://")):
+            raise Unreachable(f"{self.registry} handed out a request that cannot be sent")
         response = connections.send(
             self._pool,
             request.method,
@@ -156,7 +163,7 @@ class Api:
         )
         if response.status not in {200, 201, 204, 206}:
             status = response.status
-            response.drain_conn()
+            response.close()
             raise Transient(f"the blob store answered {status}")
         return response
 
@@ -191,11 +198,12 @@ class Api:
         try:
             raw = response.read(_MAX_ANSWER_BYTES + 1)
         except HTTPError as error:
+            response.close()
             raise Transient(f"{self.registry} broke off its answer ({type(error).__name__})") from None
-        finally:
-            response.release_conn()
         if len(raw) > _MAX_ANSWER_BYTES:
+            response.close()  # what follows on this connection is the rest of it
             raise Unreachable(f"{self.registry} answered with more than {_MAX_ANSWER_BYTES} bytes")
+        response.release_conn()
         return raw
 
     def _error(self, status: int, raw: bytes) -> ModelregError:
@@ -204,7 +212,8 @@ class Api:
         except ValidationError:
             return Unreachable(f"{self.registry} answered {status}, not like a modelreg registry; check the address")
         if isinstance(error, StorageUnavailable):
-            return Transient(error.detail, **error.facts)
+            # A fact of this name would be taken for the parameter.
+            return Transient(error.detail, **{k: v for k, v in error.facts.items() if k != "wait_seconds"})
         return error
 
 

@@ -27,8 +27,6 @@ _EXIT_CODES = """exit codes:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return its exit code. Every failure is one sentence on stderr, never a traceback."""
-    # `modelreg … | head` ends quietly, as other tools do.
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     options = parser().parse_args(arguments)
     module, function = options.run.split(":")
     from modelreg.commands import Output  # noqa: PLC0415
@@ -36,12 +34,18 @@ def main(arguments: list[str] | None = None) -> int:
     output = Output(options.json, options.quiet)
     try:
         run = getattr(importlib.import_module(f"modelreg.commands.{module}"), function)
-        return int(run(options))
+        code = int(run(options))
+        sys.stdout.flush()  # here, where a reader who left is known
+        return code
     except ModelregError as error:
         output.error(error)
         return error.exit_code
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        # `modelreg … | head` ends quietly, as other tools do. Not by SIGPIPE: a peer that hangs up would end us as well.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         output.error(Misconfigured(f"{where}{error.strerror or error}"))

@@ -26,6 +26,7 @@ READ_SECONDS = 60.0
 TRIES = 6
 _RETRY_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 _MAX_WAIT_SECONDS = 20.0
+_MAX_IDLE_BYTES = 64 * 1024
 
 
 class Transient(Unreachable):
@@ -88,14 +89,28 @@ def send(
     except HTTPError as error:
         # The exception's text may hold a presigned URL.
         raise Transient(f"{where} does not answer ({type(error).__name__})") from None
+    except ValueError:
+        # A header that a server handed out and that HTTP does not know.
+        raise Unreachable(f"{where} cannot be asked: the request it handed out cannot be sent") from None
     if response.status in _RETRY_STATUSES:
         wait = _retry_after(response.headers.get("Retry-After"))
         status = response.status
         if response.headers.get("Content-Type", "").startswith("application/problem+json"):
             return response  # the registry says itself what is wrong
-        response.drain_conn()
+        response.close()  # not drained: the body may never end
         raise Transient(f"{where} answered {status}", wait_seconds=wait)
     return response
+
+
+def finish(response: urllib3.BaseHTTPResponse) -> None:
+    """Done with an answer whose body says nothing: keep the connection if the body is short, as it should be."""
+    try:
+        if len(response.read(_MAX_IDLE_BYTES + 1)) <= _MAX_IDLE_BYTES:
+            response.release_conn()
+            return
+    except HTTPError as error:
+        _log.debug("an answer broke off after its status (%s)", type(error).__name__)
+    response.close()
 
 
 def with_retries(action: Callable[[], T], sleep: Callable[[float], None] = time.sleep) -> T:

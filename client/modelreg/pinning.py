@@ -36,6 +36,8 @@ def _require_not_older(policy: trust.TrustPolicy, path: Path, memory: Path) -> N
     try:
         seen = json.loads(memory.read_text("utf-8"))
         version, digest = seen.get(name, (0, ""))
+        if not isinstance(version, int):
+            raise TypeError("a version is not a number")
     except FileNotFoundError:
         seen, version, digest = {}, 0, ""
     except (OSError, ValueError, TypeError, AttributeError) as error:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from modelreg import hashing, manifests, signing, statements, transfer, trees, wire
 from modelreg.api import Api
+from modelreg.errors import Unreachable
 from modelreg.hashing import Progress
 from modelreg.manifests import Manifest
 from modelreg.references import Reference
@@ -53,6 +54,8 @@ def push(
     )
     state = api.begin_publication(reference.repository, request)
     by_blake3 = {entry.blake3: entry for entry in entries}
+    if not by_blake3.keys() >= set(state.missing):
+        raise Unreachable(f"{api.registry} asked for blobs that are not part of this artifact")
     transferred = transfer.upload(
         api,
         state.id,

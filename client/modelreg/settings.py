@@ -125,7 +125,7 @@ def _host_name(value: str) -> str:
 
 def _registry_url(value: str) -> str:
     parts = urlsplit(value)
-    plain = parts.netloc.isascii() and not set(parts.netloc) & set("@ \t\r\n\\")
+    plain = parts.netloc.isascii() and not set(parts.netloc) & set("@ \t\r\n\\") and not set(value) & set("?#")
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment or not plain:
         raise ValueError("write https://host[:port]")
     _ = parts.port  # raises ValueError for what is no port

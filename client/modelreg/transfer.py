@@ -19,7 +19,7 @@ from modelreg import connections, trees, wire
 from modelreg.api import Api
 from modelreg.cache import Cache, explained
 from modelreg.connections import Transient
-from modelreg.errors import BlobMissing, DigestMismatch, ModelregError
+from modelreg.errors import BlobMissing, DigestMismatch, ModelregError, Unreachable
 from modelreg.hashing import Progress, wrong_chunks
 from modelreg.manifests import FileEntry
 from modelreg.verification import VerifiedManifest
@@ -229,7 +229,12 @@ def upload(
         with trees.open_folder(root) as folder_fd:
             send = _Send(api, publication, folder_fd, parts, progress, total)
             for start in range(0, len(order), _URL_BATCH):
-                opened = api.uploads(publication, order[start : start + _URL_BATCH])
+                batch = order[start : start + _URL_BATCH]
+                opened = api.uploads(publication, batch)
+                if sorted(plan.blake3 for plan in opened) != sorted(batch) or not all(
+                    _fits(plan, by_blake3[plan.blake3]) for plan in opened
+                ):
+                    raise Unreachable(f"{api.registry} opened other uploads than those asked for")
                 jobs = [files.submit(send.blob, by_blake3[plan.blake3], plan) for plan in opened]
                 _all_or_first_error(jobs)
     finally:
@@ -266,12 +271,14 @@ class _Send:
 
     def _part(self, entry: FileEntry, plan: wire.BlobToUpload, number: int) -> None:
         size = _part_size(plan, number)
-        request = self.api.part_requests(self.publication, [wire.PartName(blake3=plan.blake3, number=number)])[0]
+        requests = self.api.part_requests(self.publication, [wire.PartName(blake3=plan.blake3, number=number)])
+        if len(requests) != 1:
+            raise Unreachable(f"{self.api.registry} did not say how to send part {number} of {plan.blake3}")
+        request = requests[0]
         with trees.open_below(self.folder_fd, entry.path) as fd:
             body = _FileRange(fd, (number - 1) * plan.part_bytes, size)
             response = self.api.open_direct(request, {"Content-Length": str(size)}, body)
-            response.drain_conn()
-            response.release_conn()
+            connections.finish(response)
         self.total.add(size)
         self.progress(size)
 
@@ -317,6 +324,8 @@ class _Urls:
                     self._known[request.blake3] = (request, until)
                 fetched = set(batch)
                 self._waiting = [blob for blob in self._waiting if blob not in fetched]
+            if blake3 not in self._known:
+                raise Unreachable(f"{self._api.registry} did not say how to fetch {blake3}")
             return self._known[blake3][0]
 
     def drop(self, blake3: str) -> None:
@@ -341,6 +350,10 @@ def _chunk_size(entry: FileEntry, chunk_bytes: int, at: int) -> int:
 
 def _part_size(plan: wire.BlobToUpload, number: int) -> int:
     return min(plan.part_bytes, plan.size - (number - 1) * plan.part_bytes)
+
+
+def _fits(plan: wire.BlobToUpload, entry: FileEntry) -> bool:
+    return plan.size == entry.size and plan.part_count == max(1, -(-entry.size // plan.part_bytes))
 
 
 def _runs(chunks: Sequence[int]) -> list[range]:

@@ -160,7 +160,7 @@ class DirectRequest(Wire):
     method: Literal["GET", "PUT"]
     url: str
     headers: dict[str, str]
-    expires_in_seconds: int
+    expires_in_seconds: Annotated[int, Field(ge=0, le=MAX_INTEGER)]
 
 
 class DirectRequests(Wire):

@@ -113,7 +113,8 @@ def test_other_spellings_of_a_bundle_are_refused_or_mean_the_same(published):
     print("spellings", found)
     assert "undetected" not in found.values()
     assert found["spaces"] == found["keyid"] == found["ECDSA twin"] == "harmless"
-    for name in ("line break in base64", "space in base64", "no padding", "member twice", "member more"):
+    # Without padding is another text only where there was some, which depends on the signature.
+    for name in ("line break in base64", "space in base64", "member twice", "member more"):
         assert found[name] == "refused", name
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -120,6 +121,7 @@ def run_launch(options: argparse.Namespace) -> int:
     output.note(f"verified {verified.repository}@{verified.manifest.digest}, load recorded as event {prepared.event}")
     sys.stdout.flush()
     sys.stderr.flush()
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and what is ignored stays so across exec
     try:
         os.execvpe(prepared.arguments[0], prepared.arguments, prepared.environment)  # noqa: S606  # no shell wanted
     except OSError as error:
