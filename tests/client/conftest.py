@@ -1,7 +1,6 @@
 """What the client's tests share: the real CLI without a process, in an environment of its own."""
 
 import os
-import signal
 
 import pytest
 
@@ -39,7 +38,6 @@ def run(home, capsys, monkeypatch):
     """`modelreg …` in this process: the exit code, stdout and stderr."""
 
     def call(*arguments, **environment):
-        before = signal.getsignal(signal.SIGPIPE)
         with monkeypatch.context() as patch:
             for name, value in environment.items():
                 patch.setenv(name, str(value))
@@ -47,8 +45,6 @@ def run(home, capsys, monkeypatch):
                 code = cli.main([str(argument) for argument in arguments])
             except SystemExit as error:
                 code = error.code
-            finally:
-                signal.signal(signal.SIGPIPE, before)
         out, err = capsys.readouterr()
         return code, out, err
 
