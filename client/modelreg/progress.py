@@ -3,23 +3,28 @@
 import sys
 import threading
 from types import TracebackType
-from typing import Never, Self
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING, Never, Self
 
 from modelreg.hashing import Progress
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 
 class Bars:
     """One bar a phase, on stderr, off without a terminal or when asked to be quiet."""
 
     def __init__(self, *, quiet: bool) -> None:
-        self._off = quiet or not sys.stderr.isatty()
+        self.shown = not quiet and sys.stderr.isatty()
         self._bars: list[tqdm[Never]] = []
         self._lock = threading.Lock()
 
     def meter(self, label: str, total_bytes: int) -> Progress:
         """Start a phase; returns what it calls with the bytes done, from any thread."""
+        if not self.shown:
+            return _nobody_watches
+        from tqdm import tqdm  # noqa: PLC0415  # a small verification would take a tenth longer
+
         bar: tqdm[Never] = tqdm(
             total=total_bytes,
             desc=label,
@@ -27,7 +32,6 @@ class Bars:
             unit_scale=True,
             unit_divisor=1024,
             dynamic_ncols=True,
-            disable=self._off,
             file=sys.stderr,
             leave=False,
         )
@@ -49,3 +53,7 @@ class Bars:
         """Take the bars off the screen before anything else is printed."""
         for bar in self._bars:
             bar.close()
+
+
+def _nobody_watches(_count: int) -> None:
+    """Progress without a bar."""

@@ -43,7 +43,7 @@ def _verify_folder(options: argparse.Namespace, root: Path) -> int:
             repository=parse_repository(options.repository),
             now=now(),
             ignored=frozenset(options.ignore),
-            progress=bars.meter("verifying", _size_below(root)),
+            progress=bars.meter("verifying", _size_below(root) if bars.shown else 0),
         )
     statement = verified.statement
     output.result(
