@@ -12,6 +12,7 @@ from modelreg import connections, wire
 from modelreg.connections import Transient
 from modelreg.digests import Digest
 from modelreg.errors import ModelregError, StorageUnavailable, Unreachable
+from modelreg.settings import stays_private
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -153,6 +154,11 @@ class Api:
             return self._send(request.method, request.url, {**request.headers, **headers}, body)
         if not request.url.startswith(("https://", "http://")):
             raise Unreachable(f"{self.registry} handed out a request that cannot be sent")
+        if not stays_private(request.url):
+            raise Unreachable(
+                f"{self.registry} handed out a request over plain http, which anybody on the way could use; its operators "
+                "must give the store an https address, or send bytes through the server"
+            )
         response = connections.send(
             self._pool,
             request.method,
@@ -196,7 +202,8 @@ class Api:
 
     def _read(self, response: urllib3.BaseHTTPResponse) -> bytes:
         try:
-            raw = response.read(_MAX_ANSWER_BYTES + 1)
+            with connections.within(response, connections.ANSWER_SECONDS):
+                raw = response.read(_MAX_ANSWER_BYTES + 1)
         except HTTPError as error:
             response.close()
             raise Transient(f"{self.registry} broke off its answer ({type(error).__name__})") from None

@@ -6,8 +6,10 @@ A credential goes to the configured registry only; requests to the blob store ca
 import logging
 import random
 import ssl
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,7 +24,9 @@ _log = logging.getLogger(__name__)
 
 USER_AGENT = f"modelreg/{__version__}"
 CONNECT_SECONDS = 10.0
-READ_SECONDS = 60.0
+READ_SECONDS = 60.0  # of silence
+ANSWER_SECONDS = 300.0  # for a whole answer of the registry, however steadily it drips in
+SLOWEST_BYTES_A_SECOND = 16 * 1024  # of weights; slower is as good as broken, and a retry may meet a better way
 TRIES = 6
 _RETRY_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 _MAX_WAIT_SECONDS = 20.0
@@ -102,10 +106,33 @@ def send(
     return response
 
 
+@contextmanager
+def within(response: urllib3.BaseHTTPResponse, seconds: float) -> Iterator[None]:
+    """Cut the connection when reading the body takes longer; the reader then sees it break off.
+
+    A timeout only bounds the silence between two bytes, so a peer that sends one now and then would never end.
+    """
+    timer = threading.Timer(seconds, _cut, [response])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _cut(response: urllib3.BaseHTTPResponse) -> None:
+    # ValueError, RuntimeError: the body ended in this moment and there is nothing left to cut.
+    with suppress(OSError, ValueError, RuntimeError):
+        response.shutdown()
+
+
 def finish(response: urllib3.BaseHTTPResponse) -> None:
     """Done with an answer whose body says nothing: keep the connection if the body is short, as it should be."""
     try:
-        if len(response.read(_MAX_IDLE_BYTES + 1)) <= _MAX_IDLE_BYTES:
+        with within(response, READ_SECONDS):
+            short = len(response.read(_MAX_IDLE_BYTES + 1)) <= _MAX_IDLE_BYTES
+        if short:
             response.release_conn()
             return
     except HTTPError as error:

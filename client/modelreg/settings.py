@@ -55,7 +55,10 @@ class Settings:
         """
         env = os.environ if environment is None else environment
         config = _xdg(env, "XDG_CONFIG_HOME", ".config")
-        file = Path(env.get(ENVIRONMENT_PREFIX + "CONFIG") or config / "config.toml")
+        named = env.get(ENVIRONMENT_PREFIX + "CONFIG")
+        file = Path(named or config / "config.toml")
+        if named and not file.exists():
+            raise Misconfigured(f"there is no file {file}, which {ENVIRONMENT_PREFIX}CONFIG names", path=str(file))
         defaults: dict[str, Any] = {
             "registry": "http://127.0.0.1:8470",
             "trust_policy": config / "trust.toml",
@@ -129,10 +132,23 @@ def _registry_url(value: str) -> str:
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment or not plain:
         raise ValueError("write https://host[:port]")
     _ = parts.port  # raises ValueError for what is no port
-    # A token over plain http is a token for everybody on the way.
-    if parts.scheme == "http" and parts.hostname not in {"127.0.0.1", "::1", "localhost"}:
+    if not stays_private(value):
         raise ValueError("plain http is for loopback only; use https")
     return value.rstrip("/")
+
+
+def stays_private(url: str) -> bool:
+    """Whether a secret may go there: https, or plain http that does not leave this machine.
+
+    A token or a presigned URL over plain http is one for everybody on the way. False for what is no URL.
+    """
+    try:
+        parts = urlsplit(url)
+        return parts.scheme == "https" or (
+            parts.scheme == "http" and parts.hostname in {"127.0.0.1", "::1", "localhost"}
+        )
+    except ValueError:
+        return False
 
 
 _PARSERS: dict[str, Callable[[str], Any]] = {

@@ -161,7 +161,9 @@ class _Fetch:
             expected_range = f"bytes {start}-{stop - 1}/{self.entry.size}"
             if response.status != 206 or response.headers.get("Content-Range") != expected_range:
                 raise Transient("the blob store did not answer with the range that was asked for")
-            return self._receive(response.stream(_BLOCK_BYTES), chunks)
+            seconds = connections.READ_SECONDS + (stop - start) / connections.SLOWEST_BYTES_A_SECOND
+            with connections.within(response, seconds):
+                return self._receive(response.stream(_BLOCK_BYTES), chunks)
         except HTTPError as error:
             raise Transient(f"the blob store broke off ({type(error).__name__})") from None
         finally:

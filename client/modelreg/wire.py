@@ -17,6 +17,7 @@ from modelreg.references import MAX_REPOSITORY_CHARS, REPOSITORY, TAG
 MEDIA_TYPE_PROBLEM = "application/problem+json"
 PROBLEM_PREFIX = "urn:modelreg:problem:"
 MAX_TAGS = 16
+MAX_DETAIL_CHARS = 2000  # of what a server says of a problem: it ends up on a terminal
 MAX_BATCH = 256  # blobs or parts named in one request
 
 Hex64 = Annotated[str, StringConstraints(pattern=f"^{HEX_64.pattern}$")]
@@ -356,6 +357,5 @@ def error_of(problem: Problem) -> ModelregError:
     """The error a problem body stands for: the same class where this client knows the code, else the base class."""
     code = problem.type.removeprefix(PROBLEM_PREFIX)
     kind = next((kind for kind in all_errors() if kind.code == code), ModelregError)
-    return kind(
-        problem.detail or problem.title or f"the registry answered {problem.status}", **(problem.model_extra or {})
-    )
+    detail = problem.detail or problem.title or f"the registry answered {problem.status}"
+    return kind(detail[:MAX_DETAIL_CHARS], **(problem.model_extra or {}))

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import threading
+import time
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -23,6 +24,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 TOKEN = "mrg_api_canary"
 NEVER = object()  # a body that does not end
+DRIP = object()  # a body that does not end either, one byte at a time
 
 
 class Evil(ThreadingHTTPServer):
@@ -59,6 +61,13 @@ class Handler(BaseHTTPRequestHandler):
             self.end_headers()
             while True:
                 self.wfile.write(b" " * 65536)
+        if answer is DRIP:
+            if "Content-Length" not in headers:
+                self.send_header("Content-Length", "1000000")
+            self.end_headers()
+            while True:
+                self.wfile.write(b" ")
+                time.sleep(0.05)
         if "Content-Length" not in headers:
             self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
@@ -214,6 +223,26 @@ def test_a_store_that_refuses_without_end_is_left(evil, status):
         client(store).open_direct(request, {}, b"x")
 
 
+def test_an_answer_that_drips_in_without_end_is_left(evil, monkeypatch):
+    monkeypatch.setattr(connections, "TRIES", 1)
+    monkeypatch.setattr(connections, "ANSWER_SECONDS", 0.5)
+    with pytest.raises(Unreachable):
+        client(evil((200, JSON, DRIP))).whoami()
+
+
+@pytest.mark.parametrize("url", ["http://store.example/b", "http://10.0.0.7/b", "http://127.0.0.1.example/b"])
+def test_a_presigned_request_never_leaves_this_machine_over_plain_http(evil, url):
+    request = wire.DirectRequest(blake3="0" * 64, method="GET", url=url, headers={}, expires_in_seconds=9)
+    with pytest.raises(Unreachable, match="plain http"):
+        client(evil((200, {}, b"x"))).open_direct(request, {})
+
+
+def test_what_a_registry_says_is_cut_before_it_fills_the_terminal(evil):
+    with pytest.raises(ModelregError) as refused:
+        client(evil(problem(status=409, detail="x" * 100_000, title="y" * 100_000))).whoami()
+    assert len(refused.value.detail) <= 2000
+
+
 def test_lists_that_go_in_circles_end(evil):
     row = {"repository": "a/b", "artifacts": 1, "created_at": "2030-01-01T00:00:00Z"}
     server = evil((200, JSON, json.dumps({"repositories": [row], "next_after": "a/b"}).encode()))
@@ -336,6 +365,15 @@ def pull_from(server, registry, cache):
         client(server), cache, registry.trust.policy, parse_reference("demo/m:v1"), purpose="pull", host="h",
         now=datetime.now(UTC), connections_at_once=2, meter=QUIET,
     )  # fmt: skip
+
+
+def test_weights_that_drip_in_are_given_up_and_nothing_is_admitted(evil, registry, pushed, tmp_path, monkeypatch):
+    monkeypatch.setattr(connections, "TRIES", 2)
+    monkeypatch.setattr(connections, "READ_SECONDS", 0.5)
+    server = evil(in_between(registry, at(BLOB, body=DRIP)))
+    with pytest.raises(Unreachable):
+        pull_from(server, registry, Cache(tmp_path / "cache"))
+    assert [path for path in (tmp_path / "cache" / "blobs").rglob("*") if path.is_file()] == []
 
 
 def test_an_unchanged_answer_is_admitted(evil, registry, pushed, tmp_path):

@@ -68,6 +68,11 @@ def test_a_malformed_file_is_refused_with_its_place(tmp_path, text):
     assert str(file) in refused.value.detail
 
 
+def test_a_configuration_file_that_was_named_must_be_there(tmp_path):
+    with pytest.raises(Misconfigured, match="MODELREG_CONFIG"):
+        Settings.load(environment={"MODELREG_CONFIG": str(tmp_path / "none.toml")})
+
+
 @pytest.mark.parametrize(
     "address", ["http://127.0.0.1:8470", "http://localhost", "http://[::1]:1", "https://a.example/x"]
 )
