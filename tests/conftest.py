@@ -5,6 +5,33 @@ import uuid
 
 import pytest
 
+from support import canary
+
+canary.watch()
+
+
+@pytest.fixture(autouse=True)
+def no_secret_is_seen():
+    """Fails the test during which a secret went where others may read it."""
+    yield
+    hits, canary.found[:] = list(canary.found), []
+    assert not hits, hits
+
+
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["canary"] = dict(canary.looked_at)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    canary.looked_at.update(getattr(node, "workeroutput", {}).get("canary", {}))
+
+
+def pytest_terminal_summary(terminalreporter):
+    places = ", ".join(f"{count} {place}" for place, count in sorted(canary.looked_at.items()))
+    terminalreporter.write_line(f"texts searched for secrets: {places or 'none'}")
+
 
 def _need(server, reason):
     """Skip for `reason`, if there is one; under CI a missing server is a failure, so that no run is green by omission."""

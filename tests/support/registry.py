@@ -28,6 +28,7 @@ from modelreg_server.custody import Actor
 from modelreg_server.dependencies import Parts
 from modelreg_server.identity import EVERYWHERE, Scope, Verb, parse_scope, tokens
 from modelreg_server.settings import Settings
+from support import canary
 
 SIGNER = "email:al@demo.example"
 QUIET = lambda _label, _total: lambda _count: None  # noqa: E731
@@ -131,10 +132,17 @@ def cli_environment(url: str, token: str, trusted: Trust, home: Path) -> dict[st
     }
 
 
+_SHOWS_A_SECRET = {("token", "create")}  # once, on stdout, because that is what it is for
+
+
 def cli(*arguments: str | Path, env: dict[str, str], **more: Any) -> subprocess.CompletedProcess[str]:
     """Run the real `modelreg` as a user would."""
     command = [sys.executable, "-m", "modelreg.cli", *map(str, arguments)]
-    return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=300, **more)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=300, **more)
+    canary.look("output", done.stderr)
+    if arguments[:2] not in _SHOWS_A_SECRET:
+        canary.look("output", done.stdout)
+    return done
 
 
 def s3_settings(server: Any) -> dict[str, Any]:
@@ -234,3 +242,4 @@ class RegistryProcess:
             self.process.terminate()
             self._reap()
         self._log.close()
+        canary.look_at_file("log", self.folder / "server.log")
