@@ -25,7 +25,10 @@ _QUERY_VALUE = re.compile(rf"(?:[A-Za-z0-9\-._~:\[\]@!$'()*+,=/?|]|{_PERCENT})+"
 _PATH_NAMES = frozenset({"token", "serial", "object", "id", "type"})
 _QUERY_NAMES = frozenset({"module-path", "pin-source"})
 
-_KMS_KEY = re.compile(r"(?:arn:aws[a-z-]*:kms:([a-z0-9-]+):\d{12}:(?:key|alias)/|alias/)?[A-Za-z0-9/_-]{1,256}")
+_KMS_KEY = re.compile(
+    r"(?:arn:aws[a-z-]*:kms:([a-z0-9-]+):\d{12}:)?alias/[A-Za-z0-9/_-]{1,256}|"
+    r"(?:arn:aws[a-z-]*:kms:([a-z0-9-]+):\d{12}:key/)?[A-Za-z0-9-]{1,256}"
+)
 _REGION = re.compile(r"[a-z0-9-]{1,40}")
 
 
@@ -69,8 +72,9 @@ def parse(text: str) -> KeySource:
     Raises:
         Misconfigured: a URI with an attribute that is unknown, doubled, malformed or a secret; no value is repeated.
     """
-    scheme = text.partition(":")[0].lower()
-    if scheme not in {PKCS11_SCHEME, KMS_SCHEME}:
+    scheme, colon, _ = text.partition(":")
+    scheme = scheme.lower()
+    if not colon or scheme not in {PKCS11_SCHEME, KMS_SCHEME}:
         return Path(text).expanduser()
     if len(text) > MAX_URI_CHARACTERS:
         raise _wrong(scheme, f"has {len(text)} characters; the limit is {MAX_URI_CHARACTERS}")
@@ -154,7 +158,7 @@ def _kms(text: str) -> KmsUri:
         if name not in {"region", "endpoint"} or name in asked:
             raise _wrong(KMS_SCHEME, "has something else behind the `?` than one region and one endpoint")
         asked[name] = value
-    arn_region: str | None = key[1]
+    arn_region: str | None = key[1] or key[2]
     region = asked.get("region", arn_region)
     if region is not None and (not _REGION.fullmatch(region) or arn_region not in {None, region}):
         raise _wrong(KMS_SCHEME, "has a region that is none, or not the ARN's")

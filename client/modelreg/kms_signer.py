@@ -83,7 +83,7 @@ def open_key(uri: KmsUri) -> KmsKey:
         raise Misconfigured("a key in a KMS needs boto3: pip install 'modelreg[kms]'", setting="key") from None
     retries = {"total_max_attempts": TRIES, "mode": "standard"}
     with _told("be asked"):
-        client = boto3.client(
+        client = boto3.Session().client(  # not the module's: its credentials would stay for the process's life
             "kms",
             region_name=uri.region,
             endpoint_url=uri.endpoint,
