@@ -62,6 +62,16 @@ def postgres():
         yield server
 
 
+@pytest.fixture(scope="session")
+def softhsm():
+    """SoftHSM 2 with a few tokens in a temporary folder; with pytest-xdist one per worker."""
+    from support import softhsm
+
+    _need("SoftHSM 2", softhsm.why_not())
+    with softhsm.tokens() as made:
+        yield made
+
+
 @pytest.fixture
 def s3_store(s3_server):
     """A store in a bucket of its own."""

@@ -93,7 +93,7 @@ def _weights(commands: "Commands", common: argparse.ArgumentParser) -> None:
     push.add_argument("path", type=Path, help="the folder of files")
     push.add_argument("reference", metavar="REF", help="namespace/name[:tag]; the tag is `latest` where none is given")
     push.add_argument("--tag", action="append", default=[], help="a further tag, moved in the same transaction")
-    push.add_argument("--key", type=Path, help="private key to sign with (MODELREG_KEY)")
+    push.add_argument("--key", metavar="FILE|URI", help="private key to sign with, or its pkcs11: or awskms: URI")
     push.add_argument("--certificate", type=Path, help="its certificate chain; without one the key method is used")
     push.set_defaults(run="weights:run_push")
 

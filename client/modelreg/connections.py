@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import urllib3
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, SSLError
 
 from modelreg import __version__
 from modelreg.errors import Misconfigured, Unreachable
@@ -79,6 +79,7 @@ def send(
 
     Raises:
         Transient: no answer, or a status worth a retry.
+        Unreachable: its TLS certificate does not hold, which another try does not change.
     """
     try:
         response = pool.request(
@@ -91,6 +92,11 @@ def send(
             decode_content=False,
         )
     except HTTPError as error:
+        if isinstance(error, SSLError) and isinstance(error.args[0], ssl.SSLCertVerificationError):
+            raise Unreachable(
+                f"{where} was not asked, because its TLS certificate is not accepted: {error.args[0].verify_message}; "
+                "roots of your own are named in ca_file (MODELREG_CA_FILE)"
+            ) from None
         # The exception's text may hold a presigned URL.
         raise Transient(f"{where} does not answer ({type(error).__name__})") from None
     except ValueError:

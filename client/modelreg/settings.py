@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+from modelreg import key_uris
 from modelreg.errors import Misconfigured
 
 ENVIRONMENT_PREFIX = "MODELREG_"
@@ -36,7 +37,9 @@ class Settings:
     state_dir: Path = field(metadata={"help": "what this machine has seen, such as trust policy versions"})
     credentials: Path = field(metadata={"help": "file with one token a registry, mode 0600"})
     ca_file: Path | None = field(metadata={"help": "PEM roots to verify the registry's and the store's TLS with"})
-    key: Path | None = field(metadata={"help": "private key that `push` signs with (PEM)"})
+    key: key_uris.KeySource | None = field(
+        metadata={"help": "private key that `push` signs with: a PEM file, a pkcs11: URI or an awskms: URI"}
+    )
     certificate: Path | None = field(metadata={"help": "its certificate chain, leaf first (PEM); none signs by key"})
     host_name: str = field(metadata={"help": "what this machine is called in the record"})
     connections: int = field(metadata={"help": "transfers at once"})
@@ -106,7 +109,9 @@ def _parse(name: str, value: Any, origin: str) -> Any:
     try:
         if value is None:
             return None
-        if "Path" in kind:
+        if name == "key" and isinstance(value, str):
+            return key_uris.parse(value)
+        if "Path" in kind or name == "key":
             return Path(value).expanduser()
         parser: Callable[[str], Any] = _PARSERS.get(name, str)
         return parser(str(value))

@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 import socket
+import ssl
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -100,6 +101,7 @@ def _serve(options: argparse.Namespace) -> None:
     settings = _settings(options)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("botocore").setLevel(logging.WARNING)
+    _require_tls_files(settings)
     app = create_app(settings)
     # Bound before the address is printed: whoever reads it can connect.
     listener = socket.create_server((settings.host, settings.port), family=_family(settings.host), backlog=512)
@@ -119,6 +121,24 @@ def _serve(options: argparse.Namespace) -> None:
         timeout_graceful_shutdown=10,
     )
     uvicorn.Server(config).run(sockets=[listener])
+
+
+def _require_tls_files(settings: Settings) -> None:
+    """Say now, in a sentence, what uvicorn would say later in a traceback."""
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
+            settings.tls_certificate,
+            settings.tls_key,
+            password=lambda: "",  # or OpenSSL asks whoever sits at the terminal
+        )
+    except OSError as error:  # ssl.SSLError is one
+        raise Misconfigured(
+            f"{settings.tls_certificate} and {settings.tls_key} cannot serve TLS: {error.strerror or error}; set "
+            "MODELREG_TLS_CERTIFICATE to a PEM chain, leaf first, and MODELREG_TLS_KEY to its key, without a password",
+            setting="MODELREG_TLS_CERTIFICATE",
+        ) from None
 
 
 def _family(host: str) -> socket.AddressFamily:

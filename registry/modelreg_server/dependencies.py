@@ -4,6 +4,7 @@ Authentication and scope are dependencies of every route, never a path match; a 
 that declares neither `Requires` nor `Public`. Sessions only open and close here: operations commit.
 """
 
+import ipaddress
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -103,9 +104,17 @@ def _caller(request: Request, parts: PartsDep) -> Caller:
         with parts.database.writing() as session, session.begin():
             tokens.note_use(session, principal, now)
     request.scope["modelreg_principal"] = principal.name
-    address = request.client.host if request.client else None
+    address = _address(request)
     agent = request.headers.get("user-agent", "").encode("ascii", "replace").decode()
     return Caller(principal, Actor(principal.name, principal.token_id, address, agent), now)
+
+
+def _address(request: Request) -> str | None:
+    """The client's address; a listed proxy may forward text that is none, and that is not recorded as one."""
+    try:
+        return str(ipaddress.ip_address(request.client.host)) if request.client else None
+    except ValueError:
+        return None
 
 
 CallerDep = Annotated[Caller, Depends(_caller)]

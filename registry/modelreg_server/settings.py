@@ -4,7 +4,7 @@ import ipaddress
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from modelreg.errors import Misconfigured
@@ -35,12 +35,21 @@ class Settings(BaseSettings):
     tls_certificate: Path | None = Field(default=None, description="PEM chain to serve HTTPS with.")
     tls_key: Path | None = Field(default=None, description="PEM key of that certificate.")
     behind_proxy: str | None = Field(
-        default=None, description="Addresses of the TLS proxies whose forwarded headers are believed, comma-separated."
+        default=None,
+        description="Addresses or networks of the TLS proxies whose forwarded headers are believed, comma-separated.",
     )
     threads: int = Field(default=32, ge=2, le=512, description="Requests worked on at once by one process.")
     grant_seconds: int = Field(default=6 * 3600, ge=60, description="How long a grant can be used to fetch bytes.")
     presign_seconds: int = Field(default=60, ge=1, le=60, description="How long a presigned URL lives.")
     publication_seconds: int = Field(default=7 * 86400, ge=60, description="How long an open publication can resume.")
+
+    @field_validator("behind_proxy")
+    @classmethod
+    def _addresses_only(cls, value: str | None) -> str | None:
+        """Whoever is listed may say who the client is: never everybody, and no name that somebody could take over."""
+        if value is not None and not all(map(_is_address_or_network, value.split(","))):
+            raise ValueError("write the proxies' addresses or networks, comma-separated, such as 10.0.0.5,10.1.0.0/24")
+        return value
 
     @model_validator(mode="after")
     def _refuse_open_listener(self) -> Self:
@@ -65,3 +74,10 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _is_address_or_network(text: str) -> bool:
+    try:
+        return ipaddress.ip_network(text.strip()).prefixlen > 0
+    except ValueError:
+        return False

@@ -196,7 +196,7 @@ class RegistryProcess:
             **(environment or {}),
         }
         self._log = (folder / "server.log").open("ab")
-        self.port = 0
+        self.scheme, self.port = "http", 0
         self.process: subprocess.Popen[bytes] | None = None
         made = subprocess.run(
             [sys.executable, "-c", "import modelreg_server as s; raise SystemExit(s.main())", "init"],
@@ -206,7 +206,7 @@ class RegistryProcess:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{self.scheme}://127.0.0.1:{self.port}"
 
     @property
     def pid(self) -> int:
@@ -220,9 +220,9 @@ class RegistryProcess:
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline().decode()
-        found = re.search(r"http://127\.0\.0\.1:(\d+)", line)
+        found = re.search(r"(https?)://[0-9.]+:(\d+)", line)
         assert found, f"no address in {line!r}; see {self.folder / 'server.log'}"
-        self.port = int(found[1])
+        self.scheme, self.port = found[1], int(found[2])
         return self
 
     def kill(self) -> None:

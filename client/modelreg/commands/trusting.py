@@ -14,7 +14,7 @@ from modelreg.commands import now, output_of, settings_of
 from modelreg.commands.weights import PASSWORD_VARIABLE
 from modelreg.durable import make_folder
 from modelreg.errors import Conflict, Misconfigured
-from modelreg.signing import load_key
+from modelreg.signing import load_private_key
 
 ROOT, INTERMEDIATE = "root", "intermediate"
 POLICY_FILE = "trust.toml"
@@ -107,7 +107,7 @@ def _pins(authority: trust.Authority) -> list[str]:
 
 def _load_issuer(folder: Path, name: str, password: bytes | None) -> pki.Issuer:
     try:
-        key = load_key((folder / f"{name}.key.pem").read_bytes(), password).private_key
+        key = load_private_key((folder / f"{name}.key.pem").read_bytes(), password)
         certificate = x509.load_pem_x509_certificate((folder / f"{name}.crt.pem").read_bytes())
     except (OSError, ValueError) as error:
         raise Misconfigured(f"{folder} has no usable {name}: {error}; make one with `modelreg trust init`") from None

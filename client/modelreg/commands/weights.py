@@ -1,21 +1,24 @@
 """push, pull, launch."""
 
 import argparse
+import getpass
 import os
 import signal
 import sys
 from pathlib import Path
 
-from modelreg import launch, pinning, pull, push, signing
+from modelreg import kms_signer, launch, pinning, pkcs11_signer, pull, push, signing
 from modelreg.cache import Cache
 from modelreg.commands import now, output_of, settings_of, signer_json, size_text
 from modelreg.commands.session import connect
 from modelreg.errors import Invalid, Misconfigured, NotFound
+from modelreg.key_uris import KeySource, KmsUri, Pkcs11Uri
 from modelreg.progress import Bars
 from modelreg.references import parse_reference, parse_tag
 from modelreg.settings import Settings
 
 PASSWORD_VARIABLE = "MODELREG_KEY_PASSWORD"  # noqa: S105  # the variable's name
+PIN_VARIABLE = "MODELREG_PKCS11_PIN"
 
 
 def run_push(options: argparse.Namespace) -> int:
@@ -135,11 +138,34 @@ def _signer(settings: Settings) -> signing.Signer:
             "`modelreg trust issue` makes a pair",
             setting="key",
         )
-    password = os.environ.get(PASSWORD_VARIABLE, "").encode() or None
-    key_pem = _read(settings.key)
+    key = _private_key(settings.key)
     if settings.certificate is None:
-        return signing.load_key(key_pem, password)
-    return signing.load_certificate(key_pem, _read(settings.certificate), password)
+        return signing.KeySigner(key)
+    return signing.with_certificate(key, _read(settings.certificate))
+
+
+def _private_key(source: KeySource) -> signing.PrivateKey:
+    match source:
+        case Pkcs11Uri():
+            return pkcs11_signer.open_key(source, _pin(source))
+        case KmsUri():
+            return kms_signer.open_key(source)
+        case Path():
+            password = os.environ.get(PASSWORD_VARIABLE, "").encode() or None
+            return signing.load_private_key(_read(source), password)
+
+
+def _pin(uri: Pkcs11Uri) -> str:
+    """From the URI's file, else from the environment, else from who sits here; asked for once."""
+    if uri.pin_source is not None:
+        return pkcs11_signer.read_pin(uri.pin_source)
+    if given := os.environ.get(PIN_VARIABLE):
+        return pkcs11_signer.checked_pin(os.fsencode(given), PIN_VARIABLE)
+    if not sys.stdin.isatty():
+        raise Misconfigured(
+            f"no PIN for the token: add pin-source=FILE to the key's URI, or set {PIN_VARIABLE}", setting="key"
+        )
+    return pkcs11_signer.checked_pin(getpass.getpass("PIN of the token (one try): ").encode(), "what you typed")
 
 
 def _read(path: Path) -> bytes:
