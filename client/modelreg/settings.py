@@ -38,6 +38,7 @@ class Settings:
     ca_file: Path | None = field(metadata={"help": "PEM roots to verify the registry's and the store's TLS with"})
     key: Path | None = field(metadata={"help": "private key that `push` signs with (PEM)"})
     certificate: Path | None = field(metadata={"help": "its certificate chain, leaf first (PEM); none signs by key"})
+    timestamp_url: str | None = field(metadata={"help": "time-stamping authority `push` asks; none asks the registry"})
     host_name: str = field(metadata={"help": "what this machine is called in the record"})
     connections: int = field(metadata={"help": "transfers at once"})
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
@@ -65,6 +66,7 @@ class Settings:
             "ca_file": None,
             "key": None,
             "certificate": None,
+            "timestamp_url": None,
             "host_name": socket.gethostname() or "unnamed",
             "connections": 8,
         }
@@ -135,8 +137,19 @@ def _registry_url(value: str) -> str:
     return value.rstrip("/")
 
 
+def _timestamp_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or not value.isascii() or not value.isprintable():
+        raise ValueError("write http:// or https://host/path")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("no credential may be in it")
+    _ = parts.port  # raises ValueError for what is no port
+    return value
+
+
 _PARSERS: dict[str, Callable[[str], Any]] = {
     "registry": _registry_url,
     "connections": _connections,
+    "timestamp_url": _timestamp_url,
     "host_name": _host_name,
 }

@@ -7,7 +7,8 @@ A signer only turns bytes into a signature, so a KMS or the keyless method fit b
 """
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from cryptography import x509
@@ -62,9 +63,16 @@ class CertificateSigner:
         return bundles.Bundle("x509CertificateChain", payload, _signature(self.private_key, payload), certificates=ders)
 
 
-def sign(payload: bytes, signer: Signer) -> bytes:
-    """Sign an in-toto statement; returns the bytes of the bundle file (`model.sig`)."""
-    return bundles.serialise(signer.bundle(payload))
+def sign(payload: bytes, signer: Signer, stamp: Callable[[bytes], bytes | None] | None = None) -> bytes:
+    """Sign an in-toto statement; returns the bytes of the bundle file (`model.sig`).
+
+    Args:
+        stamp: turns the signature into an RFC 3161 time stamp over it, which goes into the bundle; None leaves it out.
+    """
+    bundle = signer.bundle(payload)
+    if stamp is not None and (raw_stamp := stamp(bundle.signature)) is not None:
+        bundle = replace(bundle, timestamps=(raw_stamp,))
+    return bundles.serialise(bundle)
 
 
 def load_key(key_pem: bytes, password: bytes | None = None) -> KeySigner:

@@ -359,7 +359,7 @@ def test_the_bytes_of_a_pinned_key_name_it_as_its_hint_does():
 def test_step_3_refuses_a_key_smuggled_where_the_policy_does_not_look(smuggle):
     raw = _key_material(sign(OTHER), hint=signing.hint_of(OPS.private_key.public_key()))
 
-    with pytest.raises(SignatureInvalid, match="not over these bytes"):
+    with pytest.raises(SignatureInvalid, match="not over these bytes|timestampVerificationData has unknown members"):
         verify(changed_bundle(raw, smuggle), key_policy())
 
 
