@@ -92,11 +92,18 @@ def prove(
     parsed = _guarded(lambda: _parse(untrusted_stamp))
     refusals: list[SignatureInvalid] = []
     for name, authority in authorities.items():
-        # Whose stamp it is must not depend on when it was made, or a wrong time would pass for a stranger's stamp.
-        if _chain(parsed, authority, parsed.leaf.not_valid_before_utc) is None or not authority.believed_at(parsed.at):
+        chain = _chain(parsed, authority, parsed.generated_at)
+        # Not valid at that time: a stranger's stamp, or a wrong one of this authority? Its leaf once had a good chain.
+        ours = chain is not None or _chain(parsed, authority, parsed.leaf.not_valid_before_utc) is not None
+        if not ours or not authority.believed_at(parsed.at):
             continue
         try:
-            chain = _require_held(parsed, signature, authority, name, now)
+            if chain is None:
+                raise SignatureInvalid(
+                    f"the certificate of the time-stamping authority {name} was not valid when it stamped, at "
+                    f"{parsed.generated_at:%Y-%m-%d %H:%M}Z"
+                )
+            _require_held(parsed, signature, authority, name, now)
             return TimeStamp(name, min(parsed.at, now.astimezone(UTC)), chain)
         except SignatureInvalid as error:
             refusals.append(error)
@@ -195,20 +202,13 @@ def _parse(untrusted_stamp: bytes) -> _Parsed:
     )
 
 
-def _require_held(
-    parsed: _Parsed, signature: bytes, authority: TimeAuthority, name: str, now: datetime
-) -> tuple[x509.Certificate, ...]:
-    """The chain at the stamp's own time, the purpose, the CMS signature, the imprint, the time itself."""
+def _require_held(parsed: _Parsed, signature: bytes, authority: TimeAuthority, name: str, now: datetime) -> None:
+    """The time itself, the purpose, the imprint, the CMS signature."""
     import rfc3161_client  # noqa: PLC0415  # see above
 
     at = parsed.generated_at
     if at > now + MAX_CLOCK_SKEW:
         raise SignatureInvalid(f"the time stamp of {name} is from the future: {at:%Y-%m-%d %H:%M}Z; check both clocks")
-    chain = _chain(parsed, authority, at)
-    if chain is None:
-        raise SignatureInvalid(
-            f"the certificate of the time-stamping authority {name} was not valid when it stamped, at {at:%Y-%m-%d %H:%M}Z"
-        )
     _guarded(lambda: _require_purpose(parsed.leaf, name))
     hashed = _HASHES.get(parsed.imprint_algorithm)
     if hashed is None:
@@ -217,7 +217,6 @@ def _require_held(
         raise SignatureInvalid(f"the time stamp of {name} is over another signature")
     verifier = rfc3161_client.VerifierBuilder(roots=list(authority.roots)).build()
     _guarded(lambda: verifier.verify_message(parsed.response, signature))
-    return chain
 
 
 def _require_purpose(leaf: x509.Certificate, name: str) -> None:

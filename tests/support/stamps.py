@@ -1,11 +1,16 @@
 """Time stamps as right or as wrong as a test asks for, by time-stamping authorities made now."""
 
-from datetime import datetime, timedelta
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 from asn1crypto import cms, tsp
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from modelreg import pki, timestamps
@@ -14,6 +19,7 @@ from modelreg_server.timestamping import TimeStampingAuthority
 from support import keys
 from support.keys import NOW
 
+DER = serialization.Encoding.DER
 POLICY = "1.2.3.4.1"
 SHA2 = {"sha256": hashes.SHA256(), "sha384": hashes.SHA384(), "sha512": hashes.SHA512()}
 
@@ -86,3 +92,66 @@ def answered(tsa: TimeStampingAuthority, signature: bytes, at: datetime = NOW) -
 
 def days(count: float) -> timedelta:
     return timedelta(days=count)
+
+
+class OpensslTsa:
+    """`openssl ts -reply` as a time-stamping authority with an RSA chain of its own, also over HTTP."""
+
+    def __init__(self, openssl: Callable[..., str], folder: Path) -> None:
+        self._openssl, self._folder = openssl, folder
+        now = self.now()
+        root = keys.make_certificate(
+            None, key=keys.rsa_key(), ca=True, digital_signature=False, purposes=None, names=None,
+            common_name="openssl root", start=now - days(1), end=now + days(9),
+        )  # fmt: skip
+        extra = [(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.TIME_STAMPING]), True)]
+        leaf = keys.make_certificate(
+            root, key=keys.rsa_key(), purposes=None, names=None, common_name="openssl tsa", extra=extra,
+            start=now - days(1), end=now + days(9),
+        )  # fmt: skip
+        self.root: x509.Certificate = root.certificate
+        self.root_pem = keys.certificate_pem(root.certificate)
+        (folder / "tsa.crt").write_bytes(pki.certificate_pem(leaf.certificate))
+        (folder / "tsa.key").write_bytes(pki.private_pem(leaf.private_key))
+        (folder / "serial").write_text("01\n")
+        (folder / "tsa.cnf").write_text(
+            f"[tsa]\ndefault_tsa = t\n[t]\ndir = {folder}\nserial = {folder}/serial\nsigner_cert = {folder}/tsa.crt\n"
+            f"signer_key = {folder}/tsa.key\nsigner_digest = sha256\ndefault_policy = 1.2.3.4.1\n"
+            "digests = sha256, sha512\naccuracy = millisecs:500\ness_cert_id_alg = sha256\n"
+        )
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    def reply(self, raw_query: bytes) -> bytes:
+        query, reply = self._folder / "query.tsq", self._folder / "reply.tsr"
+        query.write_bytes(raw_query)
+        self._openssl("ts", "-reply", "-config", self._folder / "tsa.cnf", "-queryfile", query, "-out", reply)
+        return reply.read_bytes()
+
+    @contextmanager
+    def serving(self, change: Callable[[bytes], bytes] = lambda raw: raw, status: int = 200) -> Iterator[str]:
+        """Its URL; `change` is what an attacker on the way makes of the answers."""
+        tsa = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                assert "authorization" not in self.headers
+                body = change(tsa.reply(self.rfile.read(int(self.headers["content-length"]))))
+                self.send_response(status)
+                self.send_header("Content-Type", "application/timestamp-reply")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+            thread = threading.Thread(target=server.serve_forever)
+            thread.start()
+            try:
+                yield f"http://127.0.0.1:{server.server_port}/tsa"
+            finally:
+                server.shutdown()
+                thread.join()

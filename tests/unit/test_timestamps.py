@@ -83,6 +83,16 @@ def test_certificates_that_have_nothing_to_do_with_it_may_be_enclosed():
     assert prove(stamps.changed(stamp(TSA, SIGNATURE), lambda signed: signed["certificates"].append(stranger)))
 
 
+def test_a_leaf_older_than_its_issuer_s_certificate_stamps_as_soon_as_both_are_valid():
+    # An issuer whose certificate was renewed.
+    renewed = keys.make_chain("renewed", NOW - days(10))
+    tsa = odd_tsa(renewed, start=NOW - days(30))
+    believed = {"tsa": TimeAuthority((renewed.root.certificate,))}
+
+    assert prove(stamp(tsa, SIGNATURE, NOW - days(9)), authorities=believed)
+    assert prove(stamp(tsa, SIGNATURE, NOW - days(20)), authorities=believed) is None
+
+
 # What says nothing: as if it were not there
 
 
@@ -124,6 +134,7 @@ def test_a_stamp_from_the_future_refuses():
     refused(stamp(TSA, SIGNATURE, NOW + stamps.timedelta(minutes=6)), "from the future")
     far = odd_tsa(TIME_CHAIN, start=NOW - days(1), end=NOW + days(1000))
     refused(stamp(far, SIGNATURE, NOW + days(900)), "from the future")
+    refused(stamp(TSA, SIGNATURE, NOW + days(9000)), "was not valid when")
 
 
 @pytest.mark.parametrize(
@@ -257,6 +268,7 @@ def _outcome(raw):
         return None
 
 
+@pytest.mark.filterwarnings("ignore:Parsed a serial number")  # a flipped sign
 def test_no_flipped_bit_is_accepted_with_another_meaning():
     raw = stamp(TSA, SIGNATURE, NOW - days(3))
     meant = prove(raw)
@@ -272,6 +284,7 @@ def test_no_flipped_bit_is_accepted_with_another_meaning():
     assert refusals > 20 * same, (refusals, same)
 
 
+@pytest.mark.filterwarnings("ignore:Parsed a serial number")
 def test_no_mutation_is_accepted_with_another_meaning():
     raw = stamp(TSA, SIGNATURE, NOW - days(3))
     meant = prove(raw)
@@ -284,6 +297,19 @@ def test_no_mutation_is_accepted_with_another_meaning():
 @given(st.binary(max_size=300))
 def test_any_bytes_give_a_stamp_or_a_refusal(raw):
     assert _outcome(raw) is None
+
+
+def test_a_panic_in_the_parser_is_a_refusal_and_an_interrupt_is_not():
+    class PanicException(BaseException):
+        """As pyo3 raises it."""
+
+    def fail(error):
+        raise error
+
+    with pytest.raises(SignatureInvalid, match="gave up"):
+        timestamps._guarded(lambda: fail(PanicException("called `Result::unwrap()` on an `Err` value")))
+    with pytest.raises(KeyboardInterrupt):
+        timestamps._guarded(lambda: fail(KeyboardInterrupt()))
 
 
 # Query and answer

@@ -938,6 +938,27 @@ def test_step_6_refuses_a_certificate_with_unused_bits_in_its_signature(issuer_k
         verify(replaced(raw, certificates=tuple(certificates)), chain_policy(root))
 
 
+def test_a_pinned_root_may_be_spelled_as_its_operator_likes():
+    # Below the root only DER counts; the root's bytes come from the trust policy, and nobody else can respell those.
+    while (root := keys.make_certificate(None, ca=True, digital_signature=False, purposes=None, names=None)) and (
+        root.certificate.signature[-1] & 1
+    ):
+        pass
+    between = keys.make_certificate(root, ca=True, digital_signature=False, purposes=None, names=None, common_name="i")
+    leaf = keys.make_certificate(between)
+    signature = root.certificate.signature
+    ber = der(root.certificate).replace(b"\x00" + signature, b"\x01" + signature)
+    assert ber != der(root.certificate)
+    pem = f"-----BEGIN CERTIFICATE-----\n{b64(ber)}\n-----END CERTIFICATE-----\n"
+    raw = sign(keys.certificate_signer(leaf, between))
+
+    assert verify(raw, chain_policy(pem))
+    # The operator's own fingerprint of it revokes it, and so does its key.
+    for key in (f"sha256:{hashlib.sha256(ber).hexdigest()}", key_id_of(root.certificate.public_key())):
+        with pytest.raises(Revoked):
+            verify(raw, chain_policy(pem, revoked_signers=[{"key": key}]))
+
+
 def test_step_6_refuses_a_certificate_whose_outer_algorithm_is_spelled_otherwise():
     leaf = LEAF.certificate
     ecdsa, with_null = bytes.fromhex("300a06082a8648ce3d040302"), bytes.fromhex("300c06082a8648ce3d0403020500")
