@@ -8,6 +8,7 @@ A dataclass and `os.environ`, no extra dependency on GPU hosts. Read once by the
 """
 
 import os
+import re
 import socket
 import tomllib
 from collections.abc import Callable, Mapping
@@ -110,7 +111,8 @@ def _parse(name: str, value: Any, origin: str) -> Any:
         parser: Callable[[str], Any] = _PARSERS.get(name, str)
         return parser(str(value))
     except (RuntimeError, TypeError, ValueError) as error:  # RuntimeError: ~ of a user there is not
-        raise Misconfigured(f"{name} is {value!r} ({origin}): {error}", setting=name) from None
+        shown = re.sub(r"//[^/]*@", "//…@", str(value))  # a password has no business in a message
+        raise Misconfigured(f"{name} is {shown!r} ({origin}): {error}", setting=name) from None
 
 
 def _connections(value: str) -> int:
@@ -139,7 +141,8 @@ def _registry_url(value: str) -> str:
 
 def _timestamp_url(value: str) -> str:
     parts = urlsplit(value)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or not value.isascii() or not value.isprintable():
+    plain = value.isascii() and value.isprintable() and not set(value) & set(' "#<>\\')
+    if parts.scheme not in {"http", "https"} or not parts.hostname or not plain:
         raise ValueError("write http:// or https://host/path")
     if parts.username is not None or parts.password is not None:
         raise ValueError("no credential may be in it")

@@ -6,6 +6,7 @@ nobody here can verify may be anything, and its owner would find out only when t
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from urllib.parse import urlsplit
 
 import urllib3
 from urllib3.exceptions import HTTPError
@@ -63,7 +64,7 @@ def ask_url(pool: urllib3.PoolManager, url: str) -> Callable[[bytes], bytes]:
             response.close()
         if response.status != 200 or len(raw) > MAX_TIMESTAMP_BYTES:
             raise Unreachable(
-                f"{where} at {url} answered {response.status} with {len(raw)} bytes; check --timestamp-url"
+                f"{where} at {urlsplit(url).netloc} answered {response.status} with {len(raw)} bytes; check --timestamp-url"
             )
         return raw
 
