@@ -72,6 +72,32 @@ def softhsm():
         yield made
 
 
+@pytest.fixture(scope="session")
+def openssl():
+    """Runs the `openssl` command, an implementation of RFC 3161 that shares nothing with ours."""
+    import shutil
+    import subprocess
+
+    found = shutil.which("openssl")
+    _need("The openssl command", None if found else "install openssl")
+
+    def run(*arguments, expect=0):
+        done = subprocess.run([found, *map(str, arguments)], capture_output=True, text=True, timeout=60)
+        assert done.returncode == expect, (arguments, done.stdout, done.stderr)
+        return done.stdout + done.stderr
+
+    return run
+
+
+@pytest.fixture
+def openssl_tsa(openssl, tmp_path):
+    """A time-stamping authority that is not ours."""
+    from support.stamps import OpensslTsa
+
+    (tmp_path / "openssl-tsa").mkdir()
+    return OpensslTsa(openssl, tmp_path / "openssl-tsa")
+
+
 @pytest.fixture
 def s3_store(s3_server):
     """A store in a bucket of its own."""

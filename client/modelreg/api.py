@@ -126,6 +126,11 @@ class Api:
         """Say that the files are handed to a runtime."""
         return self._call("POST", f"/v1/grants/{grant}/loads", wire.Recorded, report)
 
+    def time_stamp(self, raw_query: bytes) -> bytes:
+        """Have the registry's time-stamping authority answer an RFC 3161 query (DER in, DER out, untrusted)."""
+        headers = {"Content-Type": "application/timestamp-query"}
+        return connections.with_retries(lambda: self._read(self._send("POST", "/v1/timestamps", headers, raw_query)))
+
     def events(
         self,
         *,

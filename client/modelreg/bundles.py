@@ -2,7 +2,8 @@
 
 Sources: sigstore protobuf-specs `sigstore_bundle.proto` (JSON form), DSSE v1.0.0, OMS v1.0 §4. Stricter than the
 reference where it is lax: one signature, one kind of verification material, no unknown member where the OMS schema
-forbids it. `tlogEntries` and `timestampVerificationData` may be in any bundle; nothing in them is believed here.
+forbids it. `tlogEntries` and `timestampVerificationData` may be in any bundle; nothing in them is believed here, and of
+the latter only the RFC 3161 time stamps are handed on.
 """
 
 import base64
@@ -18,6 +19,8 @@ MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 MAX_BUNDLE_BYTES = 64 * 1024 * 1024  # 100,000 files at about 350 bytes each, in base64
 MAX_CERTIFICATES = 8
+MAX_TIMESTAMPS = 8
+MAX_TIMESTAMP_BYTES = 64 * 1024  # one with its chain has 2 to 8 KiB
 MAX_BUNDLE_VALUES = 10_000  # base64 has no comma or bracket; a Sigstore bundle with log proof and timestamp has 100
 
 MaterialKind = Literal["publicKey", "x509CertificateChain", "certificate"]
@@ -29,7 +32,7 @@ class Bundle:
     """A parsed, still untrusted bundle.
 
     `hint` and `raw_key` are what the bundle says of a public key, `certificates` DER, leaf first; `payload` are the
-    exact bytes that were signed.
+    exact bytes that were signed; `timestamps` DER `TimeStampResp`, each said to be over `signature`.
     """
 
     kind: MaterialKind
@@ -38,6 +41,7 @@ class Bundle:
     hint: str | None = None
     raw_key: bytes | None = None
     certificates: tuple[bytes, ...] = ()
+    timestamps: tuple[bytes, ...] = ()
 
 
 def pae(payload: bytes) -> bytes:
@@ -74,6 +78,9 @@ def serialise(bundle: Bundle) -> bytes:
     else:
         certificates = [{"rawBytes": _encode(der)} for der in bundle.certificates]
         material = {"x509CertificateChain": {"certificates": certificates}}
+    if bundle.timestamps:
+        stamps = [{"signedTimestamp": _encode(stamp)} for stamp in bundle.timestamps]
+        material["timestampVerificationData"] = {"rfc3161Timestamps": stamps}
     document = {
         "mediaType": MEDIA_TYPE,
         "verificationMaterial": {**material, "tlogEntries": []},
@@ -106,20 +113,34 @@ def _material(untrusted: Any, payload: bytes, signature: bytes) -> Bundle:
             f"verificationMaterial holds {' and '.join(kinds) or 'no key or certificate'}; one kind must be there"
         )
     kind = kinds[0]
+    timestamps = _timestamps(members.get("timestampVerificationData"))
     if kind == "publicKey":
         key = _object(members[kind], kind, set(), {"hint", "rawBytes", "keyDetails"})
         hint = key.get("hint")
         if hint is not None and (not isinstance(hint, str) or not hint):
             raise SignatureInvalid("publicKey.hint is not a text")
         raw_key = _decode(key["rawBytes"], "publicKey.rawBytes") if "rawBytes" in key else None
-        return Bundle(kind, payload, signature, hint=hint, raw_key=raw_key)
+        return Bundle(kind, payload, signature, hint=hint, raw_key=raw_key, timestamps=timestamps)
     listed: Any = [members[kind]]
     if kind == "x509CertificateChain":
         listed = _object(members[kind], kind, {"certificates"}, set())["certificates"]
     if not isinstance(listed, list) or not 1 <= len(listed) <= MAX_CERTIFICATES:
         raise SignatureInvalid(f"the certificate chain is not a list of 1 to {MAX_CERTIFICATES} certificates")
     ders = [_decode(_object(item, "certificate", {"rawBytes"}, set())["rawBytes"], "certificate") for item in listed]
-    return Bundle(kind, payload, signature, certificates=tuple(ders))
+    return Bundle(kind, payload, signature, certificates=tuple(ders), timestamps=timestamps)
+
+
+def _timestamps(untrusted: Any) -> tuple[bytes, ...]:
+    """The RFC 3161 time stamps; `{}` and null are what other writers leave where there is none."""
+    where = "timestampVerificationData"
+    members = {} if untrusted is None else _object(untrusted, where, set(), {"rfc3161Timestamps"})
+    stamps = members.get("rfc3161Timestamps", [])
+    if not isinstance(stamps, list) or len(stamps) > MAX_TIMESTAMPS:
+        raise SignatureInvalid(f"{where}.rfc3161Timestamps is not a list of at most {MAX_TIMESTAMPS} time stamps")
+    found = [_decode(_object(item, where, {"signedTimestamp"}, set())["signedTimestamp"], where) for item in stamps]
+    if any(len(stamp) > MAX_TIMESTAMP_BYTES for stamp in found):
+        raise SignatureInvalid(f"{where} holds more than {MAX_TIMESTAMP_BYTES} bytes in one time stamp")
+    return tuple(found)
 
 
 def _object(untrusted: Any, where: str, required: set[str], optional: set[str]) -> dict[str, Any]:

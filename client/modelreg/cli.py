@@ -95,6 +95,8 @@ def _weights(commands: "Commands", common: argparse.ArgumentParser) -> None:
     push.add_argument("--tag", action="append", default=[], help="a further tag, moved in the same transaction")
     push.add_argument("--key", metavar="FILE|URI", help="private key to sign with, or its pkcs11: or awskms: URI")
     push.add_argument("--certificate", type=Path, help="its certificate chain; without one the key method is used")
+    push.add_argument("--timestamp-url", metavar="URL", help="time-stamping authority to ask instead of the registry's")
+    push.add_argument("--no-timestamp", action="store_true", help="sign without a trusted time")
     push.set_defaults(run="weights:run_push")
 
     pull = commands.add_parser("pull", parents=[common], help="fetch an artifact and verify every byte")
@@ -153,7 +155,7 @@ def _looking(
 
 def _trust(commands: "Commands", common: argparse.ArgumentParser) -> None:
     trust = commands.add_parser("trust", help="a small PKI, and what is pinned").add_subparsers(
-        required=True, metavar="init|issue|show"
+        required=True, metavar="init|issue|issue-tsa|show"
     )
     init = trust.add_parser("init", parents=[common], help="make a root, an intermediate and a trust policy")
     init.add_argument("directory", type=Path)
@@ -177,6 +179,15 @@ def _trust(commands: "Commands", common: argparse.ArgumentParser) -> None:
     issue.add_argument("--password", action="store_true", help="the intermediate's key is encrypted")
     issue.add_argument("--key-password", action="store_true", help="encrypt the new key")
     issue.set_defaults(run="trusting:run_issue")
+
+    tsa = trust.add_parser("issue-tsa", parents=[common], help="issue the registry's time-stamping authority")
+    tsa.add_argument("directory", type=Path)
+    tsa.add_argument("--name", default="modelreg time-stamping authority", help="common name of its certificate")
+    tsa.add_argument("--days", type=int, default=365)
+    tsa.add_argument("--output", type=Path, metavar="STEM", help="where to: STEM.key.pem and STEM.chain.pem")
+    tsa.add_argument("--password", action="store_true", help="the intermediate's key is encrypted")
+    tsa.add_argument("--key-password", action="store_true", help="encrypt the new key")
+    tsa.set_defaults(run="trusting:run_issue_tsa")
 
     show = trust.add_parser("show", parents=[common], help="what is pinned on this machine")
     show.set_defaults(run="trusting:run_show")

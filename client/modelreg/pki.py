@@ -18,6 +18,7 @@ from modelreg.errors import Invalid, Misconfigured
 ROOT_DAYS = 3650
 INTERMEDIATE_DAYS = 1825
 LEAF_DAYS = 90
+TSA_DAYS = 365
 _BACKDATED = timedelta(minutes=5)  # clocks differ; a certificate made now must be valid on the next machine
 
 
@@ -48,14 +49,8 @@ def issue_signer(identity: str, issuer: Issuer, now: datetime, days: int = LEAF_
         Invalid: the identity is neither, or `days` is not from 1 to those of an intermediate.
         Misconfigured: the issuer ends before the leaf would.
     """
-    if not 1 <= days <= INTERMEDIATE_DAYS:
-        raise Invalid(f"a certificate lasts 1 to {INTERMEDIATE_DAYS} days, not {days}", field="days")
     names = x509.SubjectAlternativeName([_general_name(identity)])
-    end = now + timedelta(days=days)
-    if end > issuer.certificate.not_valid_after_utc:
-        raise Misconfigured(
-            f"the issuer ends at {issuer.certificate.not_valid_after_utc:%Y-%m-%d}; ask for fewer days or renew it"
-        )
+    end = _leaf_end(issuer, now, days)
     key = ec.generate_private_key(ec.SECP256R1())
     common_name = identity.partition(":")[2][-64:]
     builder = (
@@ -64,6 +59,24 @@ def issue_signer(identity: str, issuer: Issuer, now: datetime, days: int = LEAF_
         .add_extension(_key_usage(digital_signature=True), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING]), critical=False)
         .add_extension(names, critical=False)
+    )
+    return Issuer(key, builder.sign(issuer.private_key, hashes.SHA256()))
+
+
+def issue_tsa(name: str, issuer: Issuer, now: datetime, days: int = TSA_DAYS) -> Issuer:
+    """A time-stamping authority's key and certificate (RFC 3161 §2.3: critical, for time stamps and nothing else).
+
+    Raises:
+        Invalid: `days` is not from 1 to those of an intermediate.
+        Misconfigured: the issuer ends before the leaf would.
+    """
+    end = _leaf_end(issuer, now, days)
+    key = ec.generate_private_key(ec.SECP256R1())
+    builder = (
+        _builder(name[-64:], key, issuer, now, end)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_key_usage(digital_signature=True), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.TIME_STAMPING]), critical=True)
     )
     return Issuer(key, builder.sign(issuer.private_key, hashes.SHA256()))
 
@@ -84,6 +97,17 @@ def private_pem(key: ec.EllipticCurvePrivateKey, password: bytes | None = None) 
 def public_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     """PEM text of the public half."""
     return key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+def _leaf_end(issuer: Issuer, now: datetime, days: int) -> datetime:
+    if not 1 <= days <= INTERMEDIATE_DAYS:
+        raise Invalid(f"a certificate lasts 1 to {INTERMEDIATE_DAYS} days, not {days}", field="days")
+    end = now + timedelta(days=days)
+    if end > issuer.certificate.not_valid_after_utc:
+        raise Misconfigured(
+            f"the issuer ends at {issuer.certificate.not_valid_after_utc:%Y-%m-%d}; ask for fewer days or renew it"
+        )
+    return end
 
 
 def _issue_authority(

@@ -33,10 +33,14 @@ def push(
     tags: Sequence[str],
     connections_at_once: int,
     meter: Meter,
+    stamp: Callable[[bytes], bytes | None] | None = None,
 ) -> Pushed:
     """Publish a folder as an artifact of `reference.repository`, tagged in the same transaction.
 
     Every step can be interrupted and repeated: the registry keeps the parts that arrived.
+
+    Args:
+        stamp: gets a verified time stamp over the signature, or None to go without one; see `stamping`.
 
     Raises:
         NotFound, Invalid, ManifestInvalid, Conflict: something in the folder cannot be published as it is.
@@ -48,7 +52,7 @@ def push(
     entries = hashing.hash_tree(root, left_out=trees.LEFT_OUT, progress=meter("hashing", total))
     manifest = manifests.build(entries)
     name = reference.repository.split("/")[1]
-    raw_bundle = signing.sign(statements.build(name, manifest), signer)
+    raw_bundle = signing.sign(statements.build(name, manifest), signer, stamp)
     request = wire.request(
         wire.PublicationRequest, manifest=manifest.raw.decode(), bundle=raw_bundle.decode(), tags=list(tags)
     )

@@ -8,6 +8,7 @@ A dataclass and `os.environ`, no extra dependency on GPU hosts. Read once by the
 """
 
 import os
+import re
 import socket
 import tomllib
 from collections.abc import Callable, Mapping
@@ -41,6 +42,7 @@ class Settings:
         metadata={"help": "private key that `push` signs with: a PEM file, a pkcs11: URI or an awskms: URI"}
     )
     certificate: Path | None = field(metadata={"help": "its certificate chain, leaf first (PEM); none signs by key"})
+    timestamp_url: str | None = field(metadata={"help": "time-stamping authority `push` asks; none asks the registry"})
     host_name: str = field(metadata={"help": "what this machine is called in the record"})
     connections: int = field(metadata={"help": "transfers at once"})
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
@@ -71,6 +73,7 @@ class Settings:
             "ca_file": None,
             "key": None,
             "certificate": None,
+            "timestamp_url": None,
             "host_name": socket.gethostname() or "unnamed",
             "connections": 8,
         }
@@ -116,7 +119,8 @@ def _parse(name: str, value: Any, origin: str) -> Any:
         parser: Callable[[str], Any] = _PARSERS.get(name, str)
         return parser(str(value))
     except (RuntimeError, TypeError, ValueError) as error:  # RuntimeError: ~ of a user there is not
-        raise Misconfigured(f"{name} is {value!r} ({origin}): {error}", setting=name) from None
+        shown = re.sub(r"//[^/]*@", "//…@", str(value))  # a password has no business in a message
+        raise Misconfigured(f"{name} is {shown!r} ({origin}): {error}", setting=name) from None
 
 
 def _connections(value: str) -> int:
@@ -156,8 +160,20 @@ def stays_private(url: str) -> bool:
         return False
 
 
+def _timestamp_url(value: str) -> str:
+    parts = urlsplit(value)
+    plain = value.isascii() and value.isprintable() and not set(value) & set(' "#<>\\')
+    if parts.scheme not in {"http", "https"} or not parts.hostname or not plain:
+        raise ValueError("write http:// or https://host/path")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("no credential may be in it")
+    _ = parts.port  # raises ValueError for what is no port
+    return value
+
+
 _PARSERS: dict[str, Callable[[str], Any]] = {
     "registry": _registry_url,
     "connections": _connections,
+    "timestamp_url": _timestamp_url,
     "host_name": _host_name,
 }

@@ -8,7 +8,8 @@ PKCS#11 token (`pkcs11_signer`) or in a KMS (`kms_signer`). No IO in here.
 """
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from cryptography import x509
@@ -104,13 +105,19 @@ class CertificateSigner:
         )
 
 
-def sign(payload: bytes, signer: Signer) -> bytes:
+def sign(payload: bytes, signer: Signer, stamp: Callable[[bytes], bytes | None] | None = None) -> bytes:
     """Sign an in-toto statement; returns the bytes of the bundle file (`model.sig`).
+
+    Args:
+        stamp: turns the signature into an RFC 3161 time stamp over it, which goes into the bundle; None leaves it out.
 
     Raises:
         SignatureInvalid: the key answered with a signature that its own public key does not confirm.
     """
-    return bundles.serialise(signer.bundle(payload))
+    bundle = signer.bundle(payload)
+    if stamp is not None and (raw_stamp := stamp(bundle.signature)) is not None:
+        bundle = replace(bundle, timestamps=(raw_stamp,))
+    return bundles.serialise(bundle)
 
 
 def load_private_key(key_pem: bytes, password: bytes | None = None) -> ec.EllipticCurvePrivateKey:

@@ -8,10 +8,16 @@
     method = "certificate"                  # fixed here, never by a bundle
     usage = "codeSigning"                   # what the leaf must be for; or "digitalSignature"
     roots = ['''-----BEGIN CERTIFICATE-----…''']
+    timestamps = ["registry-tsa"]           # whose time stamps it believes; none by default
+    require_timestamp = false               # true: without one of them nothing verifies
 
     [authorities.ops]
     method = "key"
     keys = [{name = "ops-2026", pem = '''-----BEGIN PUBLIC KEY-----…''', not_after = 2027-01-01T00:00:00Z}]
+
+    [time_authorities.registry-tsa]         # optional; who may say when a signature was made
+    roots = ['''-----BEGIN CERTIFICATE-----…''']
+    not_after = 2030-01-01T00:00:00Z        # optional, as not_before: stamps outside are not believed
 
     [[rules]]                               # the first rule that names the repository decides; no rule, no trust
     repositories = ["acme/*"]
@@ -28,7 +34,7 @@ This module is the value; reading the file and remembering the version is `pinni
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
@@ -47,9 +53,12 @@ MAX_CLOCK_SKEW = timedelta(minutes=5)
 
 Usage = Literal["codeSigning", "digitalSignature"]
 
+_TIMES = ("timestamps", "require_timestamp")
+
 # What the library raises for keys and certificates it cannot read; not all of it is a ValueError.
 MALFORMED: tuple[type[Exception], ...] = (
     ValueError,
+    KeyError,  # a name whose text is of no known type
     UnsupportedAlgorithm,
     x509.InvalidVersion,
     x509.DuplicateExtension,
@@ -60,10 +69,12 @@ MALFORMED: tuple[type[Exception], ...] = (
 
 @dataclass(frozen=True)
 class KeyAuthority:
-    """Public keys by name; the signer identity is `key:<name>`."""
+    """Public keys by name; the signer identity is `key:<name>`. `timestamps` names the time authorities it believes."""
 
     keys: tuple["PinnedKey", ...]
     legacy_0_2: bool = False
+    timestamps: tuple[str, ...] = ()
+    require_timestamp: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,9 +94,24 @@ class CertificateAuthority:
     roots: tuple[x509.Certificate, ...]
     usage: Usage
     legacy_0_2: bool = False
+    timestamps: tuple[str, ...] = ()
+    require_timestamp: bool = False
 
 
 Authority = KeyAuthority | CertificateAuthority
+
+
+@dataclass(frozen=True)
+class TimeAuthority:
+    """Pinned roots of a time-stamping authority, believed from `not_before` and before `not_after`."""
+
+    roots: tuple[x509.Certificate, ...]
+    not_before: datetime | None = None
+    not_after: datetime | None = None
+
+    def believed_at(self, at: datetime) -> bool:
+        """Whether stamps of this time are believed."""
+        return (self.not_before is None or at >= self.not_before) and (self.not_after is None or at < self.not_after)
 
 
 @dataclass(frozen=True)
@@ -143,6 +169,7 @@ class TrustPolicy:
     rules: tuple[Rule, ...]
     revocations: Revocations
     digest: Digest
+    time_authorities: Mapping[str, TimeAuthority] = field(default_factory=dict)
 
     def allowed_for(self, repository: str) -> tuple[Allowed, ...]:
         """Who may sign for a repository by the first rule that names it; nobody when none does."""
@@ -183,16 +210,31 @@ def parse(raw: bytes) -> TrustPolicy:
         document = tomllib.loads(raw.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise Misconfigured(f"the trust policy is not TOML: {error}") from None
-    members = _table(document, "trust policy", "schema", "version", "expires", "authorities", "rules", "revocations")
+    members = _table(
+        document,
+        "trust policy",
+        *("schema", "version", "expires", "authorities", "rules", "revocations"),
+        optional=("time_authorities",),
+    )
     if members["schema"] != SCHEMA:
         raise Misconfigured(f"the trust policy's schema is {members['schema']!r}, not {SCHEMA!r}")
     version = members["version"]
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise Misconfigured(f"the trust policy's version is {version!r}, not a whole number from 1")
+    time_authorities = {
+        name: _time_authority(table, f"time_authorities.{name}")
+        for name, table in _table(members.get("time_authorities", {}), "time_authorities").items()
+    }
     authorities = {
         name: _authority(table, f"authorities.{name}")
         for name, table in _table(members["authorities"], "authorities").items()
     }
+    for name, authority in authorities.items():
+        for believed in authority.timestamps:
+            if believed not in time_authorities:
+                raise Misconfigured(
+                    f"authorities.{name}.timestamps names the time authority {believed!r}, which is not defined"
+                )
     rules = tuple(_rule(item, f"rules[{at}]", authorities) for at, item in enumerate(_list(members["rules"], "rules")))
     return TrustPolicy(
         version=version,
@@ -201,6 +243,7 @@ def parse(raw: bytes) -> TrustPolicy:
         rules=rules,
         revocations=_revocations(members["revocations"]),
         digest=sha256_of(raw),
+        time_authorities=time_authorities,
     )
 
 
@@ -209,21 +252,42 @@ def _authority(untrusted: Any, where: str) -> Authority:
         raise Misconfigured(f"{where} is not a table")
     method = untrusted.get("method")
     if method == "key":
-        members = _table(untrusted, where, "method", "keys", optional=("legacy_oms_0_2",))
+        members = _table(untrusted, where, "method", "keys", optional=("legacy_oms_0_2", *_TIMES))
         keys = tuple(
             _key(item, f"{where}.keys[{at}]") for at, item in enumerate(_list(members["keys"], f"{where}.keys"))
         )
         # A name is an identity: two keys under one name, or one key under two, would let the order of lines decide.
         if len({key.name for key in keys}) < len(keys) or len({key.key_id for key in keys}) < len(keys):
             raise Misconfigured(f"{where}.keys names a key twice")
-        return KeyAuthority(keys, _flag(members, where))
+        return KeyAuthority(keys, _flag(members, where), *_believed_times(members, where))
     if method == "certificate":
-        members = _table(untrusted, where, "method", "roots", "usage", optional=("legacy_oms_0_2",))
+        members = _table(untrusted, where, "method", "roots", "usage", optional=("legacy_oms_0_2", *_TIMES))
         if members["usage"] not in ("codeSigning", "digitalSignature"):
             raise Misconfigured(f"{where}.usage is {members['usage']!r}; write codeSigning or digitalSignature")
         roots = tuple(_certificate(pem, f"{where}.roots") for pem in _list(members["roots"], f"{where}.roots"))
-        return CertificateAuthority(roots, members["usage"], _flag(members, where))
+        return CertificateAuthority(roots, members["usage"], _flag(members, where), *_believed_times(members, where))
     raise Misconfigured(f"{where}.method is {method!r}; this version knows key and certificate")
+
+
+def _time_authority(untrusted: Any, where: str) -> TimeAuthority:
+    members = _table(untrusted, where, "roots", optional=("not_before", "not_after"))
+    roots = tuple(_certificate(pem, f"{where}.roots") for pem in _list(members["roots"], f"{where}.roots"))
+    start, end = (
+        _time(members[name], f"{where}.{name}") if name in members else None for name in ("not_before", "not_after")
+    )
+    if start is not None and end is not None and start >= end:
+        raise Misconfigured(f"{where} ends before it begins; nothing would be believed")
+    return TimeAuthority(roots, start, end)
+
+
+def _believed_times(members: dict[str, Any], where: str) -> tuple[tuple[str, ...], bool]:
+    names = _texts(members["timestamps"], f"{where}.timestamps") if "timestamps" in members else ()
+    required = _flag(members, where, "require_timestamp")
+    if required and not names:
+        raise Misconfigured(
+            f"{where} requires a time stamp and believes nobody's; name time authorities in `timestamps`"
+        )
+    return names, required
 
 
 def _key(untrusted: Any, where: str) -> PinnedKey:
@@ -332,10 +396,10 @@ def _text(untrusted: Any, where: str) -> str:
     return untrusted
 
 
-def _flag(members: dict[str, Any], where: str) -> bool:
-    value = members.get("legacy_oms_0_2", False)
+def _flag(members: dict[str, Any], where: str, name: str = "legacy_oms_0_2") -> bool:
+    value = members.get(name, False)
     if not isinstance(value, bool):
-        raise Misconfigured(f"{where}.legacy_oms_0_2 is not true or false")
+        raise Misconfigured(f"{where}.{name} is not true or false")
     return value
 
 

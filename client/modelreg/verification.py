@@ -5,7 +5,8 @@
 1. Parse within limits; exactly one signature; bundle, payload and predicate types as expected.
 2. The trust policy picks the method (key, certificate); a bundle never does.
 3. Signature over the exact payload bytes.
-4. Certificate chain to pinned roots, usage, validity at a trusted time (no bundle carries one yet: now).
+4. Certificate chain to pinned roots, usage, validity at a trusted time: the earliest RFC 3161 time stamp over the
+   signature by a time authority that the signer's authority believes (`timestamps`); without one, now.
 5. Signer identity allowed for this repository by an exact or anchored-glob rule; no rule refuses.
 6. Not revoked (artifact, signer, key, certificate; from a time on); revocation list and policy not stale.
 7. Statement ↔ manifest: same names, sizes and digests; the artifact digest is the one asked for.
@@ -17,7 +18,7 @@ A refusal is an exception; there is no boolean to forget. `VerifiedManifest`, `V
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import pairwise
 
@@ -29,7 +30,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.x509 import verification as x509_verification
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from modelreg import bundles, manifests, statements
+from modelreg import bundles, manifests, statements, timestamps
 from modelreg.digests import Digest, sha256_of
 from modelreg.errors import (
     ManifestInvalid,
@@ -63,12 +64,16 @@ _MATERIAL: dict[type[Authority], bundles.MaterialKind] = {
 
 @dataclass(frozen=True)
 class SignerIdentity:
-    """Who signed, as proven: `identities` are all names of the credential, `identity` the one that was allowed."""
+    """Who signed, as proven: `identities` are all names of the credential, `identity` the one that was allowed.
+
+    The signature was made at `signed_at` or before, by a trusted time; None where nothing proves when.
+    """
 
     authority: str
     identity: str
     identities: tuple[str, ...]
     key_ids: tuple[Digest, ...]
+    signed_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -195,7 +200,7 @@ def verify_statement(raw_bundle: bytes, *, policy: TrustPolicy, repository: str,
     refusals: list[ModelregError] = []
     for entry in fitting:
         try:
-            credential = _prove(bundle, policy.authorities[entry.authority], entry.authority, now)
+            credential = _prove(bundle, policy, entry.authority, now)
             signer = _require_allowed(credential, policy, entry, repository)
         except (SignatureInvalid, SignerNotAllowed) as error:
             refusals.append(error)
@@ -215,21 +220,48 @@ def verify_statement(raw_bundle: bytes, *, policy: TrustPolicy, repository: str,
     raise next((error for error in refusals if isinstance(error, SignerNotAllowed)), refusals[0])
 
 
-def _prove(bundle: bundles.Bundle, authority: Authority, name: str, now: datetime) -> _Credential:
+def _prove(bundle: bundles.Bundle, policy: TrustPolicy, name: str, now: datetime) -> _Credential:
     """Steps 3 and 4 against one authority."""
+    authority = policy.authorities[name]
     match authority:
         case KeyAuthority():
-            return _prove_key(bundle, authority, name, now)
+            signed_at = _trusted_time(bundle, authority, policy, name, now)
+            return replace(_prove_key(bundle, authority, name, signed_at or now), signed_at=signed_at)
         case CertificateAuthority():
-            return _prove_certificate(bundle, authority, name, now)
+            signed_at = _trusted_time(bundle, authority, policy, name, now)
+            return replace(_prove_certificate(bundle, authority, name, signed_at or now), signed_at=signed_at)
 
 
-def _prove_key(bundle: bundles.Bundle, authority: KeyAuthority, name: str, now: datetime) -> _Credential:
+def _trusted_time(
+    bundle: bundles.Bundle,
+    authority: KeyAuthority | CertificateAuthority,
+    policy: TrustPolicy,
+    name: str,
+    now: datetime,
+) -> datetime | None:
+    """Step 4: when the signature existed at the latest, by the time authorities that this authority believes."""
+    believed = {time: policy.time_authorities[time] for time in authority.timestamps}
+    held = timestamps.held(bundle.timestamps, bundle.signature, believed, now)
+    # Whoever holds a stolen key of a TSA sets its clock back at will, so `from` cannot save any of its stamps. A stamp
+    # that is not believed is as good as none; to refuse it would only punish signatures that need no time.
+    times = [
+        stamp.at
+        for stamp in held
+        if not any(revoked.names((), _key_ids(stamp.chain)) for revoked in policy.revocations.signers)
+    ]
+    if not times and authority.require_timestamp:
+        raise SignatureInvalid(
+            f"{name} demands a time stamp of {', '.join(believed)}, and the bundle has none that is believed; push again"
+        )
+    return min(times, default=None)
+
+
+def _prove_key(bundle: bundles.Bundle, authority: KeyAuthority, name: str, at: datetime) -> _Credential:
     for key in authority.keys:
         if not _names_key(bundle, key):
             continue
-        # 4. The key's own end; there is no trusted time in a bundle yet, so now decides.
-        if key.not_after is not None and now >= key.not_after:
+        # 4. The key's own end, at the trusted time, else now.
+        if key.not_after is not None and at >= key.not_after:
             raise SignatureInvalid(f"the key {key.name} of {name} ended at {key.not_after:%Y-%m-%d %H:%M}Z")
         legacy = _require_signature(bundle, key.public_key, authority.legacy_0_2)  # 3.
         return _Credential((f"key:{key.name}",), (key.key_id,), legacy)
@@ -246,12 +278,10 @@ def _names_key(bundle: bundles.Bundle, key: PinnedKey) -> bool:
     return bundle.hint is not None
 
 
-def _prove_certificate(
-    bundle: bundles.Bundle, authority: CertificateAuthority, name: str, now: datetime
-) -> _Credential:
+def _prove_certificate(bundle: bundles.Bundle, authority: CertificateAuthority, name: str, at: datetime) -> _Credential:
     try:
         chain = [x509.load_der_x509_certificate(der) for der in bundle.certificates]
-        return _prove_chain(bundle, chain, authority, name, now)
+        return _prove_chain(bundle, chain, authority, name, at)
     except MALFORMED as error:
         # The library reads a certificate's parts as they are asked for, so a malformed one may show anywhere below.
         raise SignatureInvalid(f"the bundle's chain holds a malformed certificate: {error}") from None
@@ -262,10 +292,10 @@ def _prove_chain(
     chain: list[x509.Certificate],
     authority: CertificateAuthority,
     name: str,
-    now: datetime,
+    at: datetime,
 ) -> _Credential:
     leaf = chain[0]
-    # 4. Chain to the pinned roots only, every certificate valid now. The library knows RFC 5280; usage is ours below.
+    # 4. Chain to the pinned roots only, every certificate valid at that time. The library knows RFC 5280; usage is ours.
     ca_rules = x509_verification.ExtensionPolicy.webpki_defaults_ca().may_be_present(
         x509.ExtendedKeyUsage, x509_verification.Criticality.AGNOSTIC, _issuer_purposes(authority.usage)
     )
@@ -275,7 +305,7 @@ def _prove_chain(
     verifier = (
         x509_verification.PolicyBuilder()
         .store(x509_verification.Store(list(authority.roots)))
-        .time(now.astimezone(UTC))
+        .time(at.astimezone(UTC))
         .max_chain_depth(MAX_CHAIN_DEPTH)
         .extension_policies(ca_policy=ca_rules, ee_policy=leaf_rules)
         .build_client_verifier()
@@ -283,7 +313,7 @@ def _prove_chain(
     try:
         proven = verifier.verify(leaf, chain[1:]).chain
     except x509_verification.VerificationError as error:
-        raise SignatureInvalid(_chain_message(leaf, name, now, error)) from None
+        raise SignatureInvalid(_chain_message(leaf, name, at, error)) from None
     _require_usage(leaf, authority.usage)
     try:
         public_key = require_curve(leaf.public_key(), "the signer's certificate")
@@ -346,12 +376,12 @@ def _tlv(tag: int, content: bytes) -> bytes:
     return bytes([tag, 0x80 | width]) + size.to_bytes(width, "big") + content
 
 
-def _chain_message(leaf: x509.Certificate, authority: str, now: datetime, error: Exception) -> str:
+def _chain_message(leaf: x509.Certificate, authority: str, at: datetime, error: Exception) -> str:
     start, end = leaf.not_valid_before_utc, leaf.not_valid_after_utc
-    if not start <= now <= end:
+    if not start <= at <= end:
         return (
             f"the signer's certificate is valid from {start:%Y-%m-%d %H:%M}Z to {end:%Y-%m-%d %H:%M}Z, "
-            f"not at {now:%Y-%m-%d %H:%M}Z; push again with a current certificate (`modelreg trust issue`)"
+            f"not at {at:%Y-%m-%d %H:%M}Z; push again with a current certificate (`modelreg trust issue`)"
         )
     return f"the certificate chain does not lead to a root of {authority}: {error}"
 
@@ -404,7 +434,9 @@ def _require_allowed(credential: _Credential, policy: TrustPolicy, entry: Allowe
     # 5. One of the proven names is allowed.
     for identity in credential.identities:
         if entry.names(identity):
-            return SignerIdentity(entry.authority, identity, credential.identities, credential.key_ids)
+            return SignerIdentity(
+                entry.authority, identity, credential.identities, credential.key_ids, credential.signed_at
+            )
     raise SignerNotAllowed(
         f"signed by {', '.join(credential.identities) or 'nobody named'}, but for {repository} the trust policy "
         f"(version {policy.version}) allows {', '.join(entry.identities)} of {entry.authority}",
@@ -423,6 +455,7 @@ def _require_not_revoked(credential: _Credential, policy: TrustPolicy) -> None:
             raise Revoked(
                 f"the signer {revoked.identity or revoked.key_id} is revoked"
                 + (f" for signatures from {revoked.since:%Y-%m-%d %H:%M}Z on" if revoked.since else "")
+                + (" and nothing proves that this one is older" if revoked.since and not credential.signed_at else "")
                 + f" by the trust policy (version {policy.version})"
             )
 

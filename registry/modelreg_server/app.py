@@ -10,12 +10,12 @@ import anyio.to_thread
 from fastapi import FastAPI
 
 from modelreg import __version__
-from modelreg_server import database, problems
+from modelreg_server import database, problems, timestamping
 from modelreg_server.dependencies import Parts, read_policy
 from modelreg_server.identity.tokens import TokenAuthenticator
 from modelreg_server.measuring import Measuring
 from modelreg_server.migrations import require_current
-from modelreg_server.routes import events, grants, health, principals, publications, repositories
+from modelreg_server.routes import events, grants, health, principals, publications, repositories, timestamps
 from modelreg_server.settings import Settings
 from modelreg_server.storage import BlobStore, Presigner
 from modelreg_server.storage.directory import DirectoryStore
@@ -68,12 +68,21 @@ def create_app(settings: Settings, clock: Callable[[], datetime] = lambda: datet
         measuring=measuring,
         clock=clock,
         counters=counters,
+        tsa=_time_stamping_authority(settings),
     )
-    for module in (health, principals, repositories, publications, grants, events):
+    for module in (health, principals, repositories, publications, grants, events, timestamps):
         app.include_router(module.router)
     problems.install(app)
     app.add_middleware(Traffic, counters=counters)
     return app
+
+
+def _time_stamping_authority(settings: Settings) -> timestamping.TimeStampingAuthority | None:
+    if settings.tsa_key is None or settings.tsa_certificate is None:
+        return None
+    secret = settings.tsa_key_password
+    password = secret.get_secret_value().encode() if secret else None
+    return timestamping.load(settings.tsa_key, settings.tsa_certificate, settings.tsa_policy, password)
 
 
 def _store(settings: Settings) -> tuple[BlobStore, Presigner | None]:

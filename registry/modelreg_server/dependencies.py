@@ -24,6 +24,7 @@ from modelreg_server.identity import Anonymous, Authenticator, Verb, tokens
 from modelreg_server.measuring import Measuring
 from modelreg_server.settings import Settings
 from modelreg_server.storage import BlobStore, Presigner
+from modelreg_server.timestamping import TimeStampingAuthority
 from modelreg_server.traffic import Counters
 
 
@@ -39,6 +40,7 @@ class Parts:
     measuring: Measuring
     clock: Callable[[], datetime]
     counters: Counters
+    tsa: TimeStampingAuthority | None = None
 
     def trust_policy(self) -> trust.TrustPolicy:
         """The policy that publications must satisfy; read again each time, so that an edit holds at once.

@@ -18,7 +18,7 @@ from functools import lru_cache
 from sqlalchemy.orm import defer
 from sqlmodel import Session, col, select
 
-from modelreg import manifests, verification
+from modelreg import bundles, manifests, verification
 from modelreg.digests import sha256_of
 from modelreg.errors import Conflict, DigestMismatch, Forbidden, ManifestInvalid, NotFound
 from modelreg.manifests import FileEntry, Manifest
@@ -417,7 +417,24 @@ def _publish(
         added_at=caller.now,
         added_by=caller.principal.name,
     )
-    if insert_if_absent(session, [signature]) and not created:
+    if not insert_if_absent(session, [signature]) and not _replace_by_stamped(session, signature, verified):
+        return publication.event_index, created
+    if not created:
         event = Event(EventType.ARTIFACT_SIGNED, repository.name, digest, detail=detail)
         custody.append(session, caller.actor, event, caller.now)
     return publication.event_index, created
+
+
+def _replace_by_stamped(session: Session, signature: Signature, verified: verification.VerifiedManifest) -> bool:
+    """One bundle a key: one without a time gives way to one with a trusted time, which outlives the certificate."""
+    if verified.signer.signed_at is None:
+        return False
+    query = select(Signature).where(
+        Signature.publication_id == signature.publication_id, Signature.key_id == signature.key_id
+    )
+    present = session.exec(query).one()
+    if bundles.parse(present.bundle).timestamps:
+        return False
+    present.bundle, present.added_at, present.added_by = signature.bundle, signature.added_at, signature.added_by
+    present.authority, present.identity = signature.authority, signature.identity
+    return True

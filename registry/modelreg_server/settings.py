@@ -41,6 +41,16 @@ class Settings(BaseSettings):
     threads: int = Field(default=32, ge=2, le=512, description="Requests worked on at once by one process.")
     grant_seconds: int = Field(default=6 * 3600, ge=60, description="How long a grant can be used to fetch bytes.")
     presign_seconds: int = Field(default=60, ge=1, le=60, description="How long a presigned URL lives.")
+    tsa_key: Path | None = Field(
+        default=None, description="PEM key of the time-stamping authority; none runs none. `modelreg trust issue-tsa`."
+    )
+    tsa_key_password: SecretStr | None = Field(default=None, description="Password of that key, if it is encrypted.")
+    tsa_certificate: Path | None = Field(default=None, description="Its PEM chain, leaf first.")
+    tsa_policy: str = Field(
+        default="2.25.222951370434238362622250944250020389592",
+        pattern=r"^[0-2](\.(0|[1-9][0-9]*)){1,20}$",
+        description="OID of the policy that its time stamps name.",
+    )
     publication_seconds: int = Field(default=7 * 86400, ge=60, description="How long an open publication can resume.")
 
     @field_validator("behind_proxy")
@@ -55,6 +65,8 @@ class Settings(BaseSettings):
     def _refuse_open_listener(self) -> Self:
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise Misconfigured("tls_certificate and tls_key go together; set both or neither")
+        if (self.tsa_certificate is None) != (self.tsa_key is None):
+            raise Misconfigured("tsa_certificate and tsa_key go together; set both or neither")
         if not (_is_loopback(self.host) or self.tls_certificate or self.behind_proxy):
             raise Misconfigured(
                 f"refusing to listen on {self.host} without TLS: set tls_certificate and tls_key, or behind_proxy to "

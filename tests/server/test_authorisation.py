@@ -91,12 +91,14 @@ def cases(published):
         ("POST", "/v1/grants/{grant_id}/receipts"): (f"{grant}/receipts", {"transferred_bytes": 1}, "pull:demo/m"),
         ("POST", "/v1/grants/{grant_id}/loads"): (f"{grant}/loads", loaded, "pull:demo/m"),
         ("GET", "/v1/events"): ("/v1/events", None, "audit:*/*"),
+        ("POST", "/v1/timestamps"): ("/v1/timestamps", None, "push:demo/m"),
     }
 
 
 ROUTES = sorted(cases(type("P", (), {"published": type("A", (), {"artifact": ABSENT}), "manifest": type("M", (), {"raw": b""})})))  # fmt: skip
 # Without a repository in the path the operation decides, after it has found none of the caller's: absent.
 BY_ID = {route for route in ROUTES if "{publication_id}" in route[1] or "{grant_id}" in route[1]}
+WITH_A_PUSH_SCOPE_ANYWHERE = {("POST", "/v1/timestamps")}
 FOR_EVERYBODY = {("GET", "/v1/whoami"), ("GET", "/v1/repositories")}
 # What the right scope gets for the request above; 200 where not named.
 WITH_RIGHTS = {
@@ -104,6 +106,7 @@ WITH_RIGHTS = {
     ("POST", "/v1/repositories/{namespace}/{name}/grants"): 201,
     ("POST", "/v1/repositories/{namespace}/{name}/publications"): 422,  # the empty bundle
     ("DELETE", "/v1/tokens/{token_id}"): 404,
+    ("POST", "/v1/timestamps"): 422,  # no query
     **dict.fromkeys(BY_ID, 404),
 }
 
@@ -189,6 +192,9 @@ def test_a_token_without_the_scope_is_refused(registry, http_, published, route)
     answer = http_(route[0], path, token, json=json)
     if route in FOR_EVERYBODY:
         assert answer.status == 200
+    elif route in WITH_A_PUSH_SCOPE_ANYWHERE:
+        assert answer.status == 422
+        assert http_(route[0], path, registry.token("person:reader", "pull:*/*", "tag:*/*"), json=json).status == 403
     else:
         assert (answer.status, answer.code) in {(403, "forbidden"), (404, "not-found")}
 

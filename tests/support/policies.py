@@ -21,6 +21,7 @@ def key_authority(
     *,
     not_after: Mapping[str, datetime] | None = None,
     legacy: bool | None = None,
+    **times: Any,
 ) -> str:
     """An authority of public keys; `pinned` maps a key's name to a key, a signer or PEM text."""
     rows = []
@@ -28,13 +29,27 @@ def key_authority(
         pem = key if isinstance(key, str) else keys.public_pem(key)
         end = f", not_after = {_time(not_after[key_name])}" if not_after and key_name in not_after else ""
         rows.append(f"{{name = {_text(key_name)}, pem = {_text(pem)}{end}}}")
-    return _authority(name, "key", [f"keys = [{', '.join(rows)}]"], legacy)
+    return _authority(name, "key", [f"keys = [{', '.join(rows)}]", *_times(**times)], legacy)
 
 
-def certificate_authority(name: str, *roots: Any, usage: str = "codeSigning", legacy: bool | None = None) -> str:
+def certificate_authority(
+    name: str, *roots: Any, usage: str = "codeSigning", legacy: bool | None = None, **times: Any
+) -> str:
     """An authority of pinned roots, each a certificate, a `pki.Issuer`, a `keys.Chain` or PEM text."""
     pems = ", ".join(_text(_root_pem(root)) for root in roots)
-    return _authority(name, "certificate", [f"usage = {_text(usage)}", f"roots = [{pems}]"], legacy)
+    return _authority(name, "certificate", [f"usage = {_text(usage)}", f"roots = [{pems}]", *_times(**times)], legacy)
+
+
+def time_authority(name: str, *roots: Any, **window: datetime) -> str:
+    """A `[time_authorities.…]` with `not_before` and `not_after`, if given."""
+    pems = ", ".join(_text(_root_pem(root)) for root in roots)
+    lines = [f"{member} = {_time(at)}" for member, at in window.items()]
+    return "\n".join([f"[time_authorities.{_text(name)}]", f"roots = [{pems}]", *lines, ""])
+
+
+def _times(timestamps: Sequence[str] | None = None, require_timestamp: bool | None = None) -> list[str]:
+    lines = [] if timestamps is None else [f"timestamps = {_texts(timestamps)}"]
+    return lines + ([] if require_timestamp is None else [f"require_timestamp = {str(require_timestamp).lower()}"])
 
 
 def rule(repositories: Sequence[str], allow: Mapping[str, Sequence[str]]) -> str:

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -39,16 +39,23 @@ class Trust:
     """A PKI made for one test run, a signer it issued, and the policy file that pins it (repositories `demo/*`)."""
 
     folder: Path
+    made_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    leaf_days: int = pki.LEAF_DAYS
     root: pki.Issuer = field(init=False)
     intermediate: pki.Issuer = field(init=False)
     leaf: pki.Issuer = field(init=False)
 
     def __post_init__(self) -> None:
-        now = datetime.now(UTC)
+        now = self.made_at
         self.folder.mkdir(parents=True, exist_ok=True)
         self.root = pki.make_root("test", now)
         self.intermediate = pki.make_intermediate("test", self.root, now)
-        self.leaf = pki.issue_signer(SIGNER, self.intermediate, now)
+        self.leaf = pki.issue_signer(SIGNER, self.intermediate, now, self.leaf_days)
+        tsa = pki.issue_tsa("tsa", self.intermediate, now)
+        self.tsa_key_path.write_bytes(pki.private_pem(tsa.private_key))
+        self.tsa_chain_path.write_bytes(
+            pki.certificate_pem(tsa.certificate) + pki.certificate_pem(self.intermediate.certificate)
+        )
         self.policy_path.write_text(_policy_text(self.root.certificate, ["demo/*"], ["email:*@demo.example"], now))
         self.key_path.write_bytes(pki.private_pem(self.leaf.private_key))
         self.chain_path.write_bytes(
@@ -66,6 +73,14 @@ class Trust:
     @property
     def chain_path(self) -> Path:
         return self.folder / "signer.chain.pem"
+
+    @property
+    def tsa_key_path(self) -> Path:
+        return self.folder / "tsa.key.pem"
+
+    @property
+    def tsa_chain_path(self) -> Path:
+        return self.folder / "tsa.chain.pem"
 
     @property
     def policy(self) -> trust.TrustPolicy:
@@ -157,14 +172,23 @@ def s3_settings(server: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def running_registry(folder: Path, **settings: Any) -> Iterator[Registry]:
-    """A migrated registry on a free loopback port, in a thread of this process."""
-    trusted = Trust(folder / "trust")
+def running_registry(
+    folder: Path,
+    *,
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    trusted: Trust | None = None,
+    tsa: bool = True,
+    **settings: Any,
+) -> Iterator[Registry]:
+    """A migrated registry on a free loopback port, in a thread of this process; it runs a time-stamping authority."""
+    trusted = trusted or Trust(folder / "trust")
+    if tsa:
+        settings = {"tsa_key": trusted.tsa_key_path, "tsa_certificate": trusted.tsa_chain_path, **settings}
     built = Settings(data_dir=folder / "data", trust_policy=trusted.policy_path, port=0, **settings)
     opened = database.connect(built.resolved_database_url)
     migrations.migrate(opened.engine)
     opened.dispose()
-    app = create_app(built)
+    app = create_app(built, clock)
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

@@ -13,7 +13,7 @@ from referencing import Registry, Resource
 from modelreg import bundles, hashing, manifests, pki, signing, statements, trees, verification
 from modelreg.errors import DigestMismatch, SignatureInvalid
 from modelreg.verify import signed_entries, verify_folder
-from support import keys, shared
+from support import keys, shared, stamps
 from support.keys import ALICE, NOW
 from support.policies import certificate_authority, key_authority, policy
 
@@ -60,10 +60,10 @@ def write(path, data):
     return path
 
 
-def sign_here(model, signer):
+def sign_here(model, signer, stamp=None):
     """Our straight path: measure, manifest, statement, signature file outside the model."""
     manifest = manifests.build(hashing.hash_tree(model))
-    raw_bundle = signing.sign(statements.build(model.name, manifest), signer)
+    raw_bundle = signing.sign(statements.build(model.name, manifest), signer, stamp)
     return manifest, raw_bundle, write(model.parent / "model.sig", raw_bundle)
 
 
@@ -109,6 +109,37 @@ def test_the_reference_accepts_the_signature_of_a_leaf_we_issue(model, tmp_path)
     assert_succeeds(
         model_signing("verify", "certificate", model, "--signature", signature, "--certificate_chain", root)
     )
+
+
+@pytest.mark.parametrize("method", ["key", "certificate"])
+def test_the_reference_accepts_our_signatures_with_a_time_stamp(model, tmp_path, method):
+    tsa = stamps.make_tsa(CHAIN)
+    signer = keys.make_key() if method == "key" else certificate_signer("p256")
+    _, raw_bundle, signature = sign_here(model, signer, lambda made: stamps.answered(tsa, made))
+    assert len(bundles.parse(raw_bundle).timestamps) == 1
+
+    if method == "key":
+        public = write(tmp_path / "key.pub", keys.public_pem(signer))
+        assert_succeeds(model_signing("verify", "key", model, "--signature", signature, "--public_key", public))
+    else:
+        root = write(tmp_path / "root.pem", CHAIN.root_pem)
+        assert_succeeds(
+            model_signing("verify", "certificate", model, "--signature", signature, "--certificate_chain", root)
+        )
+
+
+def test_sigstore_s_own_models_read_the_time_stamp_we_write(model):
+    from rfc3161_client import decode_timestamp_response
+    from sigstore_models.bundle.v1 import Bundle
+
+    tsa = stamps.make_tsa(CHAIN)
+    _, raw_bundle, _ = sign_here(model, keys.make_key(), lambda made: stamps.answered(tsa, made))
+
+    read = Bundle.from_json(raw_bundle)
+    found = read.verification_material.timestamp_verification_data.rfc3161_timestamps
+
+    assert len(found) == 1
+    assert decode_timestamp_response(found[0].signed_timestamp).tst_info.gen_time == NOW
 
 
 def test_the_reference_refuses_our_signature_over_other_bytes(model, tmp_path):

@@ -83,7 +83,12 @@ def size_text(size_bytes: int) -> str:
 
 def signer_json(signer: "SignerIdentity") -> dict[str, object]:
     """A signer, for `--json`."""
-    return {"authority": signer.authority, "identity": signer.identity, "key": str(signer.key_ids[0])}
+    return {
+        "authority": signer.authority,
+        "identity": signer.identity,
+        "key": str(signer.key_ids[0]),
+        "signed_at": signer.signed_at,
+    }
 
 
 def printable(text: str) -> str:

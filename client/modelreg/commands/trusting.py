@@ -1,4 +1,4 @@
-"""trust init, trust issue, trust show."""
+"""trust init, trust issue, trust issue-tsa, trust show."""
 
 import argparse
 import getpass
@@ -51,15 +51,27 @@ def run_issue(options: argparse.Namespace) -> int:
     issuer = _load_issuer(folder, INTERMEDIATE, _password(options.password))
     signer = pki.issue_signer(options.identity, issuer, now(), options.days)
     stem: Path = options.output or folder / options.identity.partition(":")[2].replace("/", "_")
-    key, chain = stem.with_name(stem.name + ".key.pem"), stem.with_name(stem.name + ".chain.pem")
-    make_folder(key.parent)
-    _write_new(key, pki.private_pem(signer.private_key, _password(options.key_password)), 0o600)
-    # Leaf and intermediate; the root is pinned by whoever verifies, so it is not sent along.
-    _write_new(chain, pki.certificate_pem(signer.certificate) + pki.certificate_pem(issuer.certificate), 0o644)
+    key, chain = _write_pair(stem, signer, issuer, _password(options.key_password))
     output.result(
         {"key": str(key), "certificate": str(chain), "not_after": signer.certificate.not_valid_after_utc},
         f"issued {options.identity} until {signer.certificate.not_valid_after_utc:%Y-%m-%d}",
         f"  push with: --key {key} --certificate {chain}",
+    )
+    return 0
+
+
+def run_issue_tsa(options: argparse.Namespace) -> int:
+    """`modelreg trust issue-tsa DIR`: key and certificate chain of a time-stamping authority, from the intermediate."""
+    output, folder = output_of(options), options.directory
+    issuer = _load_issuer(folder, INTERMEDIATE, _password(options.password))
+    tsa = pki.issue_tsa(options.name, issuer, now(), options.days)
+    stem: Path = options.output or folder / "tsa"
+    key, chain = _write_pair(stem, tsa, issuer, _password(options.key_password))
+    output.result(
+        {"key": str(key), "certificate": str(chain), "not_after": tsa.certificate.not_valid_after_utc},
+        f"issued a time-stamping authority until {tsa.certificate.not_valid_after_utc:%Y-%m-%d}; its stamps stay good after",
+        f"  run it: MODELREG_TSA_KEY={key} MODELREG_TSA_CERTIFICATE={chain} modelreg-server serve",
+        f"  believe it: {folder / (ROOT + '.crt.pem')} belongs in [time_authorities] of the trust policy",
     )
     return 0
 
@@ -78,6 +90,10 @@ def run_show(options: argparse.Namespace) -> int:
     for name, authority in policy.authorities.items():
         authorities[name] = _pins(authority)
         lines += [f"authority    {name}: {pin}" for pin in authorities[name]]
+    for name, time in policy.time_authorities.items():
+        pins = _pins(time)
+        authorities[f"time:{name}"] = pins
+        lines += [f"time         {name}: {pin}" for pin in pins]
     rules = []
     for rule in policy.rules:
         for entry in rule.allow:
@@ -93,16 +109,25 @@ def run_show(options: argparse.Namespace) -> int:
     return 0
 
 
-def _pins(authority: trust.Authority) -> list[str]:
+def _pins(authority: trust.Authority | trust.TimeAuthority) -> list[str]:
     match authority:
         case trust.KeyAuthority():
             return [f"key {key.name} {key.key_id}" for key in authority.keys]
-        case trust.CertificateAuthority():
+        case trust.CertificateAuthority() | trust.TimeAuthority():
             return [
                 f"root {root.subject.rfc4514_string()} sha256:{root.fingerprint(hashes.SHA256()).hex()} "
                 f"until {root.not_valid_after_utc:%Y-%m-%d}"
                 for root in authority.roots
             ]
+
+
+def _write_pair(stem: Path, leaf: pki.Issuer, issuer: pki.Issuer, password: bytes | None) -> tuple[Path, Path]:
+    key, chain = stem.with_name(stem.name + ".key.pem"), stem.with_name(stem.name + ".chain.pem")
+    make_folder(key.parent)
+    _write_new(key, pki.private_pem(leaf.private_key, password), 0o600)
+    # Leaf and intermediate; the root is pinned by whoever verifies, so it is not sent along.
+    _write_new(chain, pki.certificate_pem(leaf.certificate) + pki.certificate_pem(issuer.certificate), 0o644)
+    return key, chain
 
 
 def _load_issuer(folder: Path, name: str, password: bytes | None) -> pki.Issuer:
@@ -147,6 +172,12 @@ expires = {at + timedelta(days=365):%Y-%m-%dT%H:%M:%SZ}
 [authorities.pki]
 method = "certificate"
 usage = "codeSigning"
+timestamps = ["registry-tsa"]
+roots = [\'\'\'
+{root.public_bytes(serialization.Encoding.PEM).decode()}\'\'\']
+
+# Who may say when a signature was made: `modelreg trust issue-tsa` makes the registry's.
+[time_authorities.registry-tsa]
 roots = [\'\'\'
 {root.public_bytes(serialization.Encoding.PEM).decode()}\'\'\']
 

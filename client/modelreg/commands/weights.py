@@ -5,11 +5,13 @@ import getpass
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from modelreg import kms_signer, launch, pinning, pkcs11_signer, pull, push, signing
+from modelreg import connections, kms_signer, launch, pinning, pkcs11_signer, pull, push, signing, stamping
+from modelreg.api import Api
 from modelreg.cache import Cache
-from modelreg.commands import now, output_of, settings_of, signer_json, size_text
+from modelreg.commands import Output, now, output_of, settings_of, signer_json, size_text
 from modelreg.commands.session import connect
 from modelreg.errors import Invalid, Misconfigured, NotFound
 from modelreg.key_uris import KeySource, KmsUri, Pkcs11Uri
@@ -29,15 +31,18 @@ def run_push(options: argparse.Namespace) -> int:
         raise Invalid("push takes namespace/name[:tag]; the digest is what push finds out", field="reference")
     tags = dict.fromkeys([reference.tag_or_default if not options.tag or reference.tag else None, *options.tag])
     tags.pop(None, None)
+    api = connect(settings)
+    stamp = None if options.no_timestamp else _stamp(settings, api, output)
     with Bars(quiet=output.quiet or output.as_json) as bars:
         pushed = push.push(
-            connect(settings),
+            api,
             options.path,
             reference,
             _signer(settings),
             tags=[parse_tag(tag) for tag in tags if tag],
             connections_at_once=settings.connections,
             meter=bars.meter,
+            stamp=stamp,
         )
     if pushed.left_out:
         output.note(f"left out: {', '.join(pushed.left_out)}")
@@ -129,6 +134,32 @@ def run_launch(options: argparse.Namespace) -> int:
         os.execvpe(prepared.arguments[0], prepared.arguments, prepared.environment)  # noqa: S606  # no shell wanted
     except OSError as error:
         raise NotFound(f"{prepared.arguments[0]} cannot be started: {error.strerror}") from None
+
+
+def _stamp(settings: Settings, api: Api, output: Output) -> Callable[[bytes], bytes | None] | None:
+    """How this push gets its time stamp; None where nobody on this machine could verify one."""
+    authorities = {}
+    if settings.trust_policy.exists():
+        authorities = dict(pinning.load_policy(settings.trust_policy, settings.state_dir).time_authorities)
+    if not authorities:
+        why = "the trust policy pins no time authority to verify a time stamp with"
+        if settings.timestamp_url is not None:
+            raise Misconfigured(f"{why}; add [time_authorities.…] to {settings.trust_policy}", setting="timestamp_url")
+        output.note(f"no time stamp: {why}; the signature ends with the signer's certificate")
+        return None
+
+    def stamp(signature: bytes) -> bytes | None:
+        if settings.timestamp_url is not None:
+            pool = connections.make_pool(settings.ca_file, 1)
+            return stamping.stamp(signature, stamping.ask_url(pool, settings.timestamp_url), authorities, now)
+        try:
+            return stamping.stamp(signature, api.time_stamp, authorities, now)
+        except NotFound:
+            # The trust policy decides whether a signature without one will do (`require_timestamp`).
+            output.note("no time stamp: the registry runs no time-stamping authority")
+            return None
+
+    return stamp
 
 
 def _signer(settings: Settings) -> signing.Signer:

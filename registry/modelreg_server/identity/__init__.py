@@ -53,6 +53,10 @@ class Principal:
         verbs = {verb, Verb.PULL} if verb is Verb.READ_METADATA else {verb}
         return any(scope.verb in verbs and glob_matches(scope.pattern, repository) for scope in self.scopes)
 
+    def may_somewhere(self, verb: Verb) -> bool:
+        """Whether a scope permits the verb on any repository there is or will be."""
+        return any(scope.verb is verb for scope in self.scopes)
+
     def may_everywhere(self, verb: Verb) -> bool:
         """Whether a scope permits the verb on every repository there is or will be."""
         return any(scope.verb is verb and scope.pattern == EVERYWHERE for scope in self.scopes)
