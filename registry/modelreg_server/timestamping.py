@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from modelreg.errors import Invalid, Misconfigured, ModelregError
-from modelreg.signing import load_certificate
+from modelreg.signing import load_private_key, with_certificate
 
 MAX_QUERY_BYTES = 4096  # a query with everything this authority accepts has about 120
 ACCURACY_SECONDS = 1  # the time is cut to whole seconds
@@ -47,7 +47,8 @@ def load(key: Path, certificate: Path, policy: str, password: bytes | None = Non
         Misconfigured: unreadable, not of one pair, or a certificate that no verifier would take for a TSA's.
     """
     try:
-        signer = load_certificate(key.read_bytes(), certificate.read_bytes(), password)
+        private_key = load_private_key(key.read_bytes(), password)
+        chain = with_certificate(private_key, certificate.read_bytes()).chain
         x509.ObjectIdentifier(policy)
     except (OSError, ValueError) as error:
         raise Misconfigured(
@@ -56,7 +57,7 @@ def load(key: Path, certificate: Path, policy: str, password: bytes | None = Non
     except ModelregError as error:
         raise Misconfigured(f"the time-stamping authority: {error.detail}", setting="MODELREG_TSA_KEY") from None
     try:
-        purposes = signer.chain[0].extensions.get_extension_for_class(x509.ExtendedKeyUsage)
+        purposes = chain[0].extensions.get_extension_for_class(x509.ExtendedKeyUsage)
     except x509.ExtensionNotFound:
         purposes = None
     if purposes is None or not purposes.critical or list(purposes.value) != [ExtendedKeyUsageOID.TIME_STAMPING]:
@@ -65,7 +66,7 @@ def load(key: Path, certificate: Path, policy: str, password: bytes | None = Non
             "timeStamping); make one with `modelreg trust issue-tsa`",
             setting="MODELREG_TSA_CERTIFICATE",
         )
-    return TimeStampingAuthority(signer.private_key, signer.chain, policy)
+    return TimeStampingAuthority(private_key, chain, policy)
 
 
 def reply(authority: TimeStampingAuthority, untrusted_query: bytes, now: datetime) -> bytes:
