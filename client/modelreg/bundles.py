@@ -2,13 +2,15 @@
 
 Sources: sigstore protobuf-specs `sigstore_bundle.proto` (JSON form), DSSE v1.0.0, OMS v1.0 §4. Stricter than the
 reference where it is lax: one signature, one kind of verification material, no unknown member where the OMS schema
-forbids it. `tlogEntries` and `timestampVerificationData` may be in any bundle; nothing in them is believed here.
+forbids it. `tlogEntries` and `timestampVerificationData` may be in any bundle and are passed on as they are; nothing in
+them is believed here.
 """
 
 import base64
 import binascii
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from modelreg.canonical import strict_json
@@ -22,6 +24,7 @@ MAX_BUNDLE_VALUES = 10_000  # base64 has no comma or bracket; a Sigstore bundle 
 
 MaterialKind = Literal["publicKey", "x509CertificateChain", "certificate"]
 _KINDS: tuple[MaterialKind, ...] = ("publicKey", "x509CertificateChain", "certificate")
+_PROOFS = ("tlogEntries", "timestampVerificationData")
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Bundle:
     """A parsed, still untrusted bundle.
 
     `hint` and `raw_key` are what the bundle says of a public key, `certificates` DER, leaf first; `payload` are the
-    exact bytes that were signed.
+    exact bytes that were signed. `proofs` are `tlogEntries` and `timestampVerificationData` as they stand in the JSON.
     """
 
     kind: MaterialKind
@@ -38,6 +41,7 @@ class Bundle:
     hint: str | None = None
     raw_key: bytes | None = None
     certificates: tuple[bytes, ...] = ()
+    proofs: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
 def pae(payload: bytes) -> bytes:
@@ -73,10 +77,11 @@ def serialise(bundle: Bundle) -> bytes:
         material: dict[str, Any] = {"publicKey": {"hint": bundle.hint}}
     else:
         certificates = [{"rawBytes": _encode(der)} for der in bundle.certificates]
-        material = {"x509CertificateChain": {"certificates": certificates}}
+        chain = {"certificates": certificates}
+        material = {bundle.kind: certificates[0] if bundle.kind == "certificate" else chain}
     document = {
         "mediaType": MEDIA_TYPE,
-        "verificationMaterial": {**material, "tlogEntries": []},
+        "verificationMaterial": {**material, "tlogEntries": [], **bundle.proofs},
         "dsseEnvelope": {
             "payload": _encode(bundle.payload),
             "payloadType": PAYLOAD_TYPE,
@@ -99,7 +104,8 @@ def _envelope(untrusted: Any) -> tuple[bytes, bytes]:
 
 
 def _material(untrusted: Any, payload: bytes, signature: bytes) -> Bundle:
-    members = _object(untrusted, "verificationMaterial", set(), {*_KINDS, "tlogEntries", "timestampVerificationData"})
+    members = _object(untrusted, "verificationMaterial", set(), {*_KINDS, *_PROOFS})
+    proofs = {name: members[name] for name in _PROOFS if name in members}
     kinds = [kind for kind in _KINDS if kind in members]
     if len(kinds) != 1:
         raise SignatureInvalid(
@@ -112,14 +118,14 @@ def _material(untrusted: Any, payload: bytes, signature: bytes) -> Bundle:
         if hint is not None and (not isinstance(hint, str) or not hint):
             raise SignatureInvalid("publicKey.hint is not a text")
         raw_key = _decode(key["rawBytes"], "publicKey.rawBytes") if "rawBytes" in key else None
-        return Bundle(kind, payload, signature, hint=hint, raw_key=raw_key)
+        return Bundle(kind, payload, signature, hint=hint, raw_key=raw_key, proofs=proofs)
     listed: Any = [members[kind]]
     if kind == "x509CertificateChain":
         listed = _object(members[kind], kind, {"certificates"}, set())["certificates"]
     if not isinstance(listed, list) or not 1 <= len(listed) <= MAX_CERTIFICATES:
         raise SignatureInvalid(f"the certificate chain is not a list of 1 to {MAX_CERTIFICATES} certificates")
     ders = [_decode(_object(item, "certificate", {"rawBytes"}, set())["rawBytes"], "certificate") for item in listed]
-    return Bundle(kind, payload, signature, certificates=tuple(ders))
+    return Bundle(kind, payload, signature, certificates=tuple(ders), proofs=proofs)
 
 
 def _object(untrusted: Any, where: str, required: set[str], optional: set[str]) -> dict[str, Any]:

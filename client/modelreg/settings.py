@@ -38,6 +38,12 @@ class Settings:
     ca_file: Path | None = field(metadata={"help": "PEM roots to verify the registry's and the store's TLS with"})
     key: Path | None = field(metadata={"help": "private key that `push` signs with (PEM)"})
     certificate: Path | None = field(metadata={"help": "its certificate chain, leaf first (PEM); none signs by key"})
+    sigstore_config: Path | None = field(
+        metadata={"help": "ClientTrustConfig of the Sigstore that `push --sign keyless` uses; none is the public one"}
+    )
+    identity_token_file: Path | None = field(
+        metadata={"help": "file with the OIDC token for it; none looks at MODELREG_IDENTITY_TOKEN and the CI's own"}
+    )
     host_name: str = field(metadata={"help": "what this machine is called in the record"})
     connections: int = field(metadata={"help": "transfers at once"})
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
@@ -65,6 +71,8 @@ class Settings:
             "ca_file": None,
             "key": None,
             "certificate": None,
+            "sigstore_config": None,
+            "identity_token_file": None,
             "host_name": socket.gethostname() or "unnamed",
             "connections": 8,
         }

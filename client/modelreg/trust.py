@@ -13,6 +13,11 @@
     method = "key"
     keys = [{name = "ops-2026", pem = '''-----BEGIN PUBLIC KEY-----…''', not_after = 2027-01-01T00:00:00Z}]
 
+    [authorities.private-sigstore]
+    method = "sigstore"
+    issuer = "https://oidc.acme.example"    # exactly this one
+    trusted_root = '''{"mediaType": …}'''  # JSON of a Sigstore trusted root
+
     [[rules]]                               # the first rule that names the repository decides; no rule, no trust
     repositories = ["acme/*"]
     allow = [{authority = "corp-pki", identities = ["email:*@acme.example"]}]
@@ -40,6 +45,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from modelreg.digests import Digest, sha256_of
 from modelreg.errors import Misconfigured, ModelregError, StaleTrust
 from modelreg.references import glob_matches
+from modelreg.trusted_root import TrustedRoot, parse_trusted_root
 
 SCHEMA = "modelreg/trust-policy/v1"
 MAX_POLICY_BYTES = 1024 * 1024
@@ -85,7 +91,15 @@ class CertificateAuthority:
     legacy_0_2: bool = False
 
 
-Authority = KeyAuthority | CertificateAuthority
+@dataclass(frozen=True)
+class SigstoreAuthority:
+    """A Sigstore, pinned by its trusted root; identities are those its Fulcio certifies for `issuer`, and only for it."""
+
+    trusted_root: TrustedRoot
+    issuer: str
+
+
+Authority = KeyAuthority | CertificateAuthority | SigstoreAuthority
 
 
 @dataclass(frozen=True)
@@ -223,7 +237,14 @@ def _authority(untrusted: Any, where: str) -> Authority:
             raise Misconfigured(f"{where}.usage is {members['usage']!r}; write codeSigning or digitalSignature")
         roots = tuple(_certificate(pem, f"{where}.roots") for pem in _list(members["roots"], f"{where}.roots"))
         return CertificateAuthority(roots, members["usage"], _flag(members, where))
-    raise Misconfigured(f"{where}.method is {method!r}; this version knows key and certificate")
+    if method == "sigstore":
+        members = _table(untrusted, where, "method", "trusted_root", "issuer")
+        issuer = _text(members["issuer"], f"{where}.issuer")
+        if not issuer.startswith(("https://", "http://")) or not issuer.isascii() or not issuer.isprintable():
+            raise Misconfigured(f"{where}.issuer is {issuer!r}; write the issuer's URL as it stands in its tokens")
+        trusted_root = _text(members["trusted_root"], f"{where}.trusted_root")
+        return SigstoreAuthority(parse_trusted_root(trusted_root, f"{where}.trusted_root"), issuer)
+    raise Misconfigured(f"{where}.method is {method!r}; this version knows key, certificate and sigstore")
 
 
 def _key(untrusted: Any, where: str) -> PinnedKey:

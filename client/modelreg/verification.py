@@ -3,9 +3,10 @@
 `verify` performs, in this order of meaning; the numbers stand at the code:
 
 1. Parse within limits; exactly one signature; bundle, payload and predicate types as expected.
-2. The trust policy picks the method (key, certificate); a bundle never does.
+2. The trust policy picks the method (key, certificate, sigstore); a bundle never does.
 3. Signature over the exact payload bytes.
-4. Certificate chain to pinned roots, usage, validity at a trusted time (no bundle carries one yet: now).
+4. Certificate chain to pinned roots, usage, validity at a trusted time. A sigstore bundle carries one, with the proof that
+   it was logged (`sigstore_proof`); the others carry none yet: now.
 5. Signer identity allowed for this repository by an exact or anchored-glob rule; no rule refuses.
 6. Not revoked (artifact, signer, key, certificate; from a time on); revocation list and policy not stale.
 7. Statement ↔ manifest: same names, sizes and digests; the artifact digest is the one asked for.
@@ -29,7 +30,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.x509 import verification as x509_verification
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from modelreg import bundles, manifests, statements
+from modelreg import bundles, manifests, sigstore_proof, statements
 from modelreg.digests import Digest, sha256_of
 from modelreg.errors import (
     ManifestInvalid,
@@ -48,6 +49,7 @@ from modelreg.trust import (
     CertificateAuthority,
     KeyAuthority,
     PinnedKey,
+    SigstoreAuthority,
     TrustPolicy,
     Usage,
     key_id_of,
@@ -58,6 +60,7 @@ MAX_CHAIN_DEPTH = 4  # certificates between leaf and root
 _MATERIAL: dict[type[Authority], bundles.MaterialKind] = {
     KeyAuthority: "publicKey",
     CertificateAuthority: "x509CertificateChain",
+    SigstoreAuthority: "certificate",
 }
 
 
@@ -222,6 +225,8 @@ def _prove(bundle: bundles.Bundle, authority: Authority, name: str, now: datetim
             return _prove_key(bundle, authority, name, now)
         case CertificateAuthority():
             return _prove_certificate(bundle, authority, name, now)
+        case SigstoreAuthority():
+            return _prove_sigstore(bundle, authority, name)
 
 
 def _prove_key(bundle: bundles.Bundle, authority: KeyAuthority, name: str, now: datetime) -> _Credential:
@@ -291,6 +296,15 @@ def _prove_chain(
         raise SignatureInvalid(error.detail) from None
     legacy = _require_signature(bundle, public_key, authority.legacy_0_2)  # 3.
     return _Credential(_identities(leaf), _key_ids(proven), legacy)
+
+
+def _prove_sigstore(bundle: bundles.Bundle, authority: SigstoreAuthority, name: str) -> _Credential:
+    proven = sigstore_proof.prove(bundle, authority, name)  # 3. and 4., both at the trusted time
+    try:
+        names, key_ids = _identities(proven.chain[0]), _key_ids(proven.chain)
+    except MALFORMED as error:
+        raise SignatureInvalid(f"the signer's certificate is malformed: {error}") from None
+    return _Credential(names, key_ids, legacy_0_2=False, signed_at=proven.signed_at)
 
 
 def _issuer_purposes(usage: Usage) -> Callable[[object, x509.Certificate, x509.ExtendedKeyUsage | None], None]:

@@ -37,6 +37,19 @@ def certificate_authority(name: str, *roots: Any, usage: str = "codeSigning", le
     return _authority(name, "certificate", [f"usage = {_text(usage)}", f"roots = [{pems}]"], legacy)
 
 
+def sigstore_authority(name: str, trusted_root: str, issuer: str) -> str:
+    """An authority of a Sigstore; `trusted_root` is JSON."""
+    return "\n".join(
+        [
+            f"[authorities.{_text(name)}]",
+            'method = "sigstore"',
+            f"issuer = {_text(issuer)}",
+            f"trusted_root = {_text(trusted_root)}",
+            "",
+        ]
+    )
+
+
 def rule(repositories: Sequence[str], allow: Mapping[str, Sequence[str]]) -> str:
     """One `[[rules]]`; `allow` maps an authority to identity patterns."""
     entries = ", ".join(

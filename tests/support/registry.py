@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -149,9 +149,13 @@ def s3_settings(server: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def running_registry(folder: Path, **settings: Any) -> Iterator[Registry]:
-    """A migrated registry on a free loopback port, in a thread of this process."""
+def running_registry(
+    folder: Path, *, policy: Callable[[Trust], str] | None = None, **settings: Any
+) -> Iterator[Registry]:
+    """A migrated registry on a free loopback port, in a thread of this process; `policy` writes another trust policy."""
     trusted = Trust(folder / "trust")
+    if policy is not None:
+        trusted.policy_path.write_text(policy(trusted))
     built = Settings(data_dir=folder / "data", trust_policy=trusted.policy_path, port=0, **settings)
     opened = database.connect(built.resolved_database_url)
     migrations.migrate(opened.engine)

@@ -6,7 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
-from modelreg import launch, pinning, pull, push, signing
+from modelreg import keyless, launch, pinning, pull, push, signing
 from modelreg.cache import Cache
 from modelreg.commands import now, output_of, settings_of, signer_json, size_text
 from modelreg.commands.session import connect
@@ -31,7 +31,7 @@ def run_push(options: argparse.Namespace) -> int:
             connect(settings),
             options.path,
             reference,
-            _signer(settings),
+            _signer(settings, options.sign),
             tags=[parse_tag(tag) for tag in tags if tag],
             connections_at_once=settings.connections,
             meter=bars.meter,
@@ -128,16 +128,20 @@ def run_launch(options: argparse.Namespace) -> int:
         raise NotFound(f"{prepared.arguments[0]} cannot be started: {error.strerror}") from None
 
 
-def _signer(settings: Settings) -> signing.Signer:
+def _signer(settings: Settings, method: str | None) -> signing.Signer:
+    if method == "keyless":
+        return keyless.load_keyless(settings.sigstore_config, settings.identity_token_file, os.environ)
     if settings.key is None:
         raise Misconfigured(
             "nothing to sign with: give --key (and --certificate), or set `key` in the configuration; "
-            "`modelreg trust issue` makes a pair",
+            "`modelreg trust issue` makes a pair; or --sign keyless",
             setting="key",
         )
     password = os.environ.get(PASSWORD_VARIABLE, "").encode() or None
     key_pem = _read(settings.key)
-    if settings.certificate is None:
+    if method == "certificate" and settings.certificate is None:
+        raise Misconfigured("no certificate to sign with: give --certificate, or --sign key", setting="certificate")
+    if method == "key" or settings.certificate is None:
         return signing.load_key(key_pem, password)
     return signing.load_certificate(key_pem, _read(settings.certificate), password)
 
