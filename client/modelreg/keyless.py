@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from urllib3.exceptions import HTTPError
+
 from modelreg import bundles
 from modelreg.errors import Misconfigured, ModelregError, Unauthenticated, Unreachable
 
@@ -26,10 +28,9 @@ MAX_TOKEN_BYTES = 64 * 1024
 MAX_CONFIG_BYTES = 1024 * 1024
 SIGNING_TIMEOUT_SECONDS = 120.0  # for certificate, timestamp and log together; the library waits for ever
 
-_NO_TOKEN = (
-    "there is no identity token to sign with: this machine offers none that can be found (GitHub, GitLab, Google Cloud, "
-    f"Buildkite, CircleCI …). Give --identity-token-file or {TOKEN_VARIABLE}: an OIDC token for the audience `sigstore`, "
-    "in Kubernetes a projected service-account token"
+_GIVE_ONE = (
+    f"give --identity-token-file or {TOKEN_VARIABLE}: an OIDC token for the audience `sigstore`, in Kubernetes a projected "
+    "service-account token"
 )
 
 
@@ -86,10 +87,15 @@ def _token(file: Path | None, environment: Mapping[str, str]) -> "IdentityToken"
     else:
         try:
             detected = detect_credential()
-        except IdentityError as error:
-            raise Misconfigured(f"the identity token of this machine cannot be had: {error}. {_NO_TOKEN}") from None
+        except (IdentityError, HTTPError, OSError) as error:
+            what = str(error).partition(" (")[0][:200]  # what a service answered stands in brackets
+            raise Misconfigured(f"this machine's identity token cannot be had: {what}; {_GIVE_ONE}") from None
         if detected is None:
-            raise Misconfigured(_NO_TOKEN, setting="identity_token_file")
+            raise Misconfigured(
+                "there is no identity token to sign with, and this machine offers none (as GitHub, GitLab, Google Cloud, "
+                f"Buildkite and CircleCI do); {_GIVE_ONE}",
+                setting="identity_token_file",
+            )
         text, origin = detected, "this machine's environment"
     try:
         return IdentityToken(text.strip())

@@ -174,6 +174,24 @@ def test_without_a_token_the_message_says_what_to_do(sigstore, no_ambient):
         keyless.load_keyless(sigstore.trust_config, None, {})
 
 
+def test_a_ci_that_may_not_have_a_token_says_so(sigstore, no_ambient, monkeypatch):
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.delenv("ACTIONS_ID_TOKEN_REQUEST_TOKEN", raising=False)
+
+    with pytest.raises(Misconfigured, match="GitHub: missing or insufficient OIDC token permissions.*give --identity"):
+        keyless.load_keyless(sigstore.trust_config, None, {})
+
+
+def test_a_ci_that_does_not_answer_says_so(sigstore, no_ambient, monkeypatch):
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "canary")
+    monkeypatch.setenv("ACTIONS_ID_TOKEN_REQUEST_URL", f"{sigstore.url}/nowhere?")
+
+    with pytest.raises(Misconfigured, match="cannot be had: GitHub") as refused:
+        keyless.load_keyless(sigstore.trust_config, None, {})
+    assert "canary" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     "claims",
     [{"lifetime_seconds": -60}, {"aud": "modelreg"}, {"nbf": 4_000_000_000}, {"sub": None}],

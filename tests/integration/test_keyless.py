@@ -83,6 +83,8 @@ def test_keyless_push_pull_verify(world):
         assert (world.tmp / "out" / path).read_bytes() == data
     world.run("verify", world.tmp / "out", "--repository", "demo/m")
     world.run("verify", f"demo/m@{pushed['artifact']}")
+    shown = world.run("trust", "show").stdout
+    assert f"private-sigstore: sigstore {world.sigstore.issuer}, trusted root sha256:" in shown
     # Who signed, in the record; the token nowhere.
     (published,) = world.registry.api().events(limit=100, types=["artifact.published"])
     assert published.detail["authority"] == "private-sigstore"
