@@ -2,6 +2,7 @@
 
 import base64
 import copy
+import dataclasses
 import hashlib
 import json
 from datetime import UTC, datetime, timedelta
@@ -259,22 +260,15 @@ def test_the_stamp_of_another_signature_is_invalid(sigstore, raw):
         )
 
 
-def test_a_stamp_of_somebody_else_beside_the_pinned_one_changes_nothing(sigstore, other_sigstore, raw):
-    def add(members):
-        from rfc3161_client import TimestampRequestBuilder
+def test_a_stamp_of_somebody_else_alone_is_invalid(sigstore, other_sigstore, raw):
+    both = stamped_again(raw, other_sigstore, datetime.now(UTC))
+    assert verify(both, trusting(sigstore)).signer.identity == SIGNER
 
-        request = TimestampRequestBuilder().data(bundles.parse(raw).signature).build().as_bytes()
-        stamp = {"signedTimestamp": b64(other_sigstore.tsa.answer(request))}
-        members["timestampVerificationData"]["rfc3161Timestamps"].append(stamp)
-
-    assert verify(signed.changed_bundle(raw, material(add)), trusting(sigstore)).signer.identity == SIGNER
-
-    def replace(members):
-        add(members)
+    def only_the_other(members):
         del members["timestampVerificationData"]["rfc3161Timestamps"][0]
 
     with pytest.raises(SignatureInvalid):
-        verify(signed.changed_bundle(raw, material(replace)), trusting(sigstore))
+        verify(signed.changed_bundle(both, material(only_the_other)), trusting(sigstore))
 
 
 def paths_of(value, prefix=()):
@@ -477,28 +471,42 @@ def test_a_signer_revoked_from_a_time_on_keeps_what_is_proven_older(sigstore):
         verify(raw, trusting(sigstore, revoked_signers=[{"identity": SIGNER, "from": before}]))
 
 
-def test_the_latest_of_two_times_decides_whether_a_signature_is_older_than_a_revocation(sigstore):
-    # The library takes any pinned authority's stamp; the thief has the first one's key and dates back with it.
+def stamped_again(raw, authority, at):
+    """The bundle with a further stamp of this Sigstore's authority, of another time."""
     from rfc3161_client import TimestampRequestBuilder
 
-    raw = sign(sigstore)
-    stamped = datetime.now(UTC)
     request = TimestampRequestBuilder().data(bundles.parse(raw).signature).build().as_bytes()
-    later = stamped + timedelta(minutes=5)  # in the leaf's ten minutes
-    clock, sigstore.tsa.clock = sigstore.tsa.clock, lambda: later
-    try:
-        stamp = {"signedTimestamp": b64(sigstore.tsa.answer(request))}
-    finally:
-        sigstore.tsa.clock = clock
-    both = signed.changed_bundle(
+    tsa = dataclasses.replace(authority.tsa, clock=lambda: at)
+    stamp = {"signedTimestamp": b64(tsa.answer(request))}
+    return signed.changed_bundle(
         raw, material(lambda members: members["timestampVerificationData"]["rfc3161Timestamps"].append(stamp))
     )
-    since = [{"identity": SIGNER, "from": stamped + timedelta(minutes=1)}]
+
+
+def test_the_latest_of_two_times_decides_whether_a_signature_is_older_than_a_revocation(sigstore):
+    raw, now = sign(sigstore), datetime.now(UTC)
+    both = stamped_again(raw, sigstore, now + timedelta(minutes=5))  # in the leaf's ten minutes
+    since = [{"identity": SIGNER, "from": now + timedelta(minutes=1)}]
 
     assert verify(raw, trusting(sigstore, revoked_signers=since))
     assert verify(both, trusting(sigstore))
     with pytest.raises(Revoked):
         verify(both, trusting(sigstore, revoked_signers=since))
+
+
+@pytest.mark.parametrize("pinned", [False, True], ids=["not pinned", "not in use any more"])
+def test_a_later_stamp_of_an_authority_that_does_not_count_is_no_time(sigstore, other_sigstore, pinned):
+    raw, now = sign(sigstore), datetime.now(UTC)
+    both = stamped_again(raw, other_sigstore, now + timedelta(minutes=5))
+    since = [{"identity": SIGNER, "from": now + timedelta(minutes=1)}]
+    over = {"start": _text(now - timedelta(hours=2)), "end": _text(now - timedelta(hours=1))}
+
+    def change(root):
+        for authority in other_sigstore.trusted_root_json()["timestampAuthorities"] if pinned else []:
+            root["timestampAuthorities"].append({**authority, "validFor": over})
+
+    root = changed_root_of(sigstore, change)
+    assert verify(both, trusting(sigstore, root=root, revoked_signers=since)).signer.identity == SIGNER
 
 
 def test_a_stamp_from_outside_the_leafs_life_is_invalid(sigstore):
