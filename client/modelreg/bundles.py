@@ -2,14 +2,14 @@
 
 Sources: sigstore protobuf-specs `sigstore_bundle.proto` (JSON form), DSSE v1.0.0, OMS v1.0 §4. Stricter than the
 reference where it is lax: one signature, one kind of verification material, no unknown member where the OMS schema
-forbids it. `tlogEntries` and `timestampVerificationData` may be in any bundle; nothing in them is believed here, and of
-the latter only the RFC 3161 time stamps are handed on.
+forbids it. `tlogEntries` and `timestampVerificationData` may be in any bundle; nothing in them is believed here: the
+entries are passed on as they are, the RFC 3161 time stamps as bytes.
 """
 
 import base64
 import binascii
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from modelreg.canonical import strict_json
@@ -32,7 +32,8 @@ class Bundle:
     """A parsed, still untrusted bundle.
 
     `hint` and `raw_key` are what the bundle says of a public key, `certificates` DER, leaf first; `payload` are the
-    exact bytes that were signed; `timestamps` DER `TimeStampResp`, each said to be over `signature`.
+    exact bytes that were signed; `timestamps` DER `TimeStampResp`, each said to be over `signature`; `log_entries` the
+    JSON values of `tlogEntries`.
     """
 
     kind: MaterialKind
@@ -42,6 +43,7 @@ class Bundle:
     raw_key: bytes | None = None
     certificates: tuple[bytes, ...] = ()
     timestamps: tuple[bytes, ...] = ()
+    log_entries: tuple[Any, ...] = field(default=(), compare=False)
 
 
 def pae(payload: bytes) -> bytes:
@@ -77,13 +79,14 @@ def serialise(bundle: Bundle) -> bytes:
         material: dict[str, Any] = {"publicKey": {"hint": bundle.hint}}
     else:
         certificates = [{"rawBytes": _encode(der)} for der in bundle.certificates]
-        material = {"x509CertificateChain": {"certificates": certificates}}
+        chain = {"certificates": certificates}
+        material = {bundle.kind: certificates[0] if bundle.kind == "certificate" else chain}
     if bundle.timestamps:
         stamps = [{"signedTimestamp": _encode(stamp)} for stamp in bundle.timestamps]
         material["timestampVerificationData"] = {"rfc3161Timestamps": stamps}
     document = {
         "mediaType": MEDIA_TYPE,
-        "verificationMaterial": {**material, "tlogEntries": []},
+        "verificationMaterial": {**material, "tlogEntries": list(bundle.log_entries)},
         "dsseEnvelope": {
             "payload": _encode(bundle.payload),
             "payloadType": PAYLOAD_TYPE,
@@ -114,20 +117,24 @@ def _material(untrusted: Any, payload: bytes, signature: bytes) -> Bundle:
         )
     kind = kinds[0]
     timestamps = _timestamps(members.get("timestampVerificationData"))
+    log_entries = members.get("tlogEntries")
+    if not isinstance(log_entries, list | None):
+        raise SignatureInvalid("tlogEntries is not a list")
+    entries = tuple(log_entries or ())
     if kind == "publicKey":
         key = _object(members[kind], kind, set(), {"hint", "rawBytes", "keyDetails"})
         hint = key.get("hint")
         if hint is not None and (not isinstance(hint, str) or not hint):
             raise SignatureInvalid("publicKey.hint is not a text")
         raw_key = _decode(key["rawBytes"], "publicKey.rawBytes") if "rawBytes" in key else None
-        return Bundle(kind, payload, signature, hint=hint, raw_key=raw_key, timestamps=timestamps)
+        return Bundle(kind, payload, signature, hint=hint, raw_key=raw_key, timestamps=timestamps, log_entries=entries)
     listed: Any = [members[kind]]
     if kind == "x509CertificateChain":
         listed = _object(members[kind], kind, {"certificates"}, set())["certificates"]
     if not isinstance(listed, list) or not 1 <= len(listed) <= MAX_CERTIFICATES:
         raise SignatureInvalid(f"the certificate chain is not a list of 1 to {MAX_CERTIFICATES} certificates")
     ders = [_decode(_object(item, "certificate", {"rawBytes"}, set())["rawBytes"], "certificate") for item in listed]
-    return Bundle(kind, payload, signature, certificates=tuple(ders), timestamps=timestamps)
+    return Bundle(kind, payload, signature, certificates=tuple(ders), timestamps=timestamps, log_entries=entries)
 
 
 def _timestamps(untrusted: Any) -> tuple[bytes, ...]:

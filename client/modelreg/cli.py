@@ -97,6 +97,23 @@ def _weights(commands: "Commands", common: argparse.ArgumentParser) -> None:
     push.add_argument("--certificate", type=Path, help="its certificate chain; without one the key method is used")
     push.add_argument("--timestamp-url", metavar="URL", help="time-stamping authority to ask instead of the registry's")
     push.add_argument("--no-timestamp", action="store_true", help="sign without a trusted time")
+    push.add_argument(
+        "--sign",
+        choices=["key", "certificate", "keyless"],
+        help="the method; else by certificate where there is one, by key where not",
+    )
+    push.add_argument(
+        "--sigstore-config",
+        type=Path,
+        metavar="FILE",
+        help="keyless: a Sigstore's client trust configuration (MODELREG_SIGSTORE_CONFIG); else the public instance",
+    )
+    push.add_argument(
+        "--identity-token-file",
+        type=Path,
+        metavar="FILE",
+        help="keyless: the OIDC token; else MODELREG_IDENTITY_TOKEN, else what the CI offers",
+    )
     push.set_defaults(run="weights:run_push")
 
     pull = commands.add_parser("pull", parents=[common], help="fetch an artifact and verify every byte")

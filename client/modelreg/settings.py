@@ -43,6 +43,12 @@ class Settings:
     )
     certificate: Path | None = field(metadata={"help": "its certificate chain, leaf first (PEM); none signs by key"})
     timestamp_url: str | None = field(metadata={"help": "time-stamping authority `push` asks; none asks the registry"})
+    sigstore_config: Path | None = field(
+        metadata={"help": "ClientTrustConfig of the Sigstore that `push --sign keyless` uses; none is the public one"}
+    )
+    identity_token_file: Path | None = field(
+        metadata={"help": "file with the OIDC token for it; none looks at MODELREG_IDENTITY_TOKEN and the CI's own"}
+    )
     host_name: str = field(metadata={"help": "what this machine is called in the record"})
     connections: int = field(metadata={"help": "transfers at once"})
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
@@ -74,6 +80,8 @@ class Settings:
             "key": None,
             "certificate": None,
             "timestamp_url": None,
+            "sigstore_config": None,
+            "identity_token_file": None,
             "host_name": socket.gethostname() or "unnamed",
             "connections": 8,
         }

@@ -110,12 +110,13 @@ def sign(payload: bytes, signer: Signer, stamp: Callable[[bytes], bytes | None] 
 
     Args:
         stamp: turns the signature into an RFC 3161 time stamp over it, which goes into the bundle; None leaves it out.
+            Not asked where the signer brought one.
 
     Raises:
         SignatureInvalid: the key answered with a signature that its own public key does not confirm.
     """
     bundle = signer.bundle(payload)
-    if stamp is not None and (raw_stamp := stamp(bundle.signature)) is not None:
+    if stamp is not None and not bundle.timestamps and (raw_stamp := stamp(bundle.signature)) is not None:
         bundle = replace(bundle, timestamps=(raw_stamp,))
     return bundles.serialise(bundle)
 

@@ -18,6 +18,10 @@
     [time_authorities.registry-tsa]         # optional; who may say when a signature was made
     roots = ['''-----BEGIN CERTIFICATE-----…''']
     not_after = 2030-01-01T00:00:00Z        # optional, as not_before: stamps outside are not believed
+    [authorities.private-sigstore]
+    method = "sigstore"
+    issuer = "https://oidc.acme.example"    # exactly this one
+    trusted_root = '''{"mediaType": …}'''  # JSON of a Sigstore trusted root
 
     [[rules]]                               # the first rule that names the repository decides; no rule, no trust
     repositories = ["acme/*"]
@@ -46,6 +50,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from modelreg.digests import Digest, sha256_of
 from modelreg.errors import Misconfigured, ModelregError, StaleTrust
 from modelreg.references import glob_matches
+from modelreg.trusted_root import TrustedRoot, parse_trusted_root
 
 SCHEMA = "modelreg/trust-policy/v1"
 MAX_POLICY_BYTES = 1024 * 1024
@@ -98,7 +103,15 @@ class CertificateAuthority:
     require_timestamp: bool = False
 
 
-Authority = KeyAuthority | CertificateAuthority
+@dataclass(frozen=True)
+class SigstoreAuthority:
+    """A Sigstore, pinned by its trusted root; identities are those its Fulcio certifies for `issuer`, and only for it."""
+
+    trusted_root: TrustedRoot
+    issuer: str
+
+
+Authority = KeyAuthority | CertificateAuthority | SigstoreAuthority
 
 
 @dataclass(frozen=True)
@@ -230,7 +243,7 @@ def parse(raw: bytes) -> TrustPolicy:
         for name, table in _table(members["authorities"], "authorities").items()
     }
     for name, authority in authorities.items():
-        for believed in authority.timestamps:
+        for believed in () if isinstance(authority, SigstoreAuthority) else authority.timestamps:
             if believed not in time_authorities:
                 raise Misconfigured(
                     f"authorities.{name}.timestamps names the time authority {believed!r}, which is not defined"
@@ -266,7 +279,14 @@ def _authority(untrusted: Any, where: str) -> Authority:
             raise Misconfigured(f"{where}.usage is {members['usage']!r}; write codeSigning or digitalSignature")
         roots = tuple(_certificate(pem, f"{where}.roots") for pem in _list(members["roots"], f"{where}.roots"))
         return CertificateAuthority(roots, members["usage"], _flag(members, where), *_believed_times(members, where))
-    raise Misconfigured(f"{where}.method is {method!r}; this version knows key and certificate")
+    if method == "sigstore":
+        members = _table(untrusted, where, "method", "trusted_root", "issuer")
+        issuer = _text(members["issuer"], f"{where}.issuer")
+        if not issuer.startswith(("https://", "http://")) or not issuer.isascii() or not issuer.isprintable():
+            raise Misconfigured(f"{where}.issuer is {issuer!r}; write the issuer's URL as it stands in its tokens")
+        trusted_root = _text(members["trusted_root"], f"{where}.trusted_root")
+        return SigstoreAuthority(parse_trusted_root(trusted_root, f"{where}.trusted_root"), issuer)
+    raise Misconfigured(f"{where}.method is {method!r}; this version knows key, certificate and sigstore")
 
 
 def _time_authority(untrusted: Any, where: str) -> TimeAuthority:

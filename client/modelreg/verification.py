@@ -3,10 +3,11 @@
 `verify` performs, in this order of meaning; the numbers stand at the code:
 
 1. Parse within limits; exactly one signature; bundle, payload and predicate types as expected.
-2. The trust policy picks the method (key, certificate); a bundle never does.
+2. The trust policy picks the method (key, certificate, sigstore); a bundle never does.
 3. Signature over the exact payload bytes.
 4. Certificate chain to pinned roots, usage, validity at a trusted time: the earliest RFC 3161 time stamp over the
-   signature by a time authority that the signer's authority believes (`timestamps`); without one, now.
+   signature by a time authority that the signer's authority believes (`timestamps`); without one, now. A sigstore bundle
+   carries its own time, with the proof that it was logged (`sigstore_proof`).
 5. Signer identity allowed for this repository by an exact or anchored-glob rule; no rule refuses.
 6. Not revoked (artifact, signer, key, certificate; from a time on); revocation list and policy not stale.
 7. Statement ↔ manifest: same names, sizes and digests; the artifact digest is the one asked for.
@@ -30,7 +31,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.x509 import verification as x509_verification
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from modelreg import bundles, manifests, statements, timestamps
+from modelreg import bundles, manifests, sigstore_proof, statements, timestamps
 from modelreg.digests import Digest, sha256_of
 from modelreg.errors import (
     ManifestInvalid,
@@ -49,6 +50,7 @@ from modelreg.trust import (
     CertificateAuthority,
     KeyAuthority,
     PinnedKey,
+    SigstoreAuthority,
     TrustPolicy,
     Usage,
     key_id_of,
@@ -59,6 +61,7 @@ MAX_CHAIN_DEPTH = 4  # certificates between leaf and root
 _MATERIAL: dict[type[Authority], bundles.MaterialKind] = {
     KeyAuthority: "publicKey",
     CertificateAuthority: "x509CertificateChain",
+    SigstoreAuthority: "certificate",
 }
 
 
@@ -230,6 +233,8 @@ def _prove(bundle: bundles.Bundle, policy: TrustPolicy, name: str, now: datetime
         case CertificateAuthority():
             signed_at = _trusted_time(bundle, authority, policy, name, now)
             return replace(_prove_certificate(bundle, authority, name, signed_at or now), signed_at=signed_at)
+        case SigstoreAuthority():
+            return _prove_sigstore(bundle, authority, name)
 
 
 def _trusted_time(
@@ -321,6 +326,15 @@ def _prove_chain(
         raise SignatureInvalid(error.detail) from None
     legacy = _require_signature(bundle, public_key, authority.legacy_0_2)  # 3.
     return _Credential(_identities(leaf), _key_ids(proven), legacy)
+
+
+def _prove_sigstore(bundle: bundles.Bundle, authority: SigstoreAuthority, name: str) -> _Credential:
+    proven = sigstore_proof.prove(bundle, authority, name)  # 3. and 4., both at the trusted time
+    try:
+        names, key_ids = _identities(proven.chain[0]), _key_ids(proven.chain)
+    except MALFORMED as error:
+        raise SignatureInvalid(f"the signer's certificate is malformed: {error}") from None
+    return _Credential(names, key_ids, legacy_0_2=False, signed_at=proven.signed_at)
 
 
 def _issuer_purposes(usage: Usage) -> Callable[[object, x509.Certificate, x509.ExtendedKeyUsage | None], None]:

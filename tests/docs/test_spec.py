@@ -10,6 +10,7 @@ import pytest
 
 from modelreg import bundles, errors, trust
 from support import keys
+from support.sigstore_local import LocalSigstore
 
 ROOT = Path(__file__).resolve().parents[2]
 VECTORS = ROOT / "tests" / "vectors"
@@ -57,14 +58,15 @@ def test_no_worked_block_is_skipped():
     assert len(BLOCKS) >= 8
 
 
-def test_the_policy_on_the_page_is_a_policy_but_for_its_keys():
+def test_the_policy_on_the_page_is_a_policy_but_for_its_keys(tmp_path):
     (text,) = (block.values[3] for block in BLOCKS if block.values[1] == "policy")
     text = text.replace("-----BEGIN CERTIFICATE-----…", keys.make_chain().root_pem)
+    text = text.replace('{"mediaType": …}', LocalSigstore("http://127.0.0.1:1", tmp_path).trusted_root)
     text = text.replace("'''-----BEGIN PUBLIC KEY-----…'''", json.dumps(keys.public_pem(keys.make_key())))
 
     parsed = trust.parse(text.encode())
 
-    assert (parsed.version, set(parsed.authorities)) == (3, {"corp-pki", "ops"})
+    assert (parsed.version, set(parsed.authorities)) == (3, {"corp-pki", "ops", "private-sigstore"})
 
 
 def test_the_table_of_cases_is_that_of_the_vectors():
@@ -99,7 +101,7 @@ def test_limits_on_the_page_are_those_of_the_code(name):
 def test_every_limit_of_the_core_is_on_a_page():
     pages = "".join(page.read_text() for page in PAGES.values())
 
-    for module in ("manifests", "bundles", "trust", "verification"):
+    for module in ("manifests", "bundles", "trust", "trusted_root", "verification"):
         for constant in vars(importlib.import_module(f"modelreg.{module}")):
             if constant.startswith("MAX_") and constant not in {"MAX_CLOCK_SKEW"}:
                 assert f"`{module}.{constant}`" in pages

@@ -52,6 +52,19 @@ def _times(timestamps: Sequence[str] | None = None, require_timestamp: bool | No
     return lines + ([] if require_timestamp is None else [f"require_timestamp = {str(require_timestamp).lower()}"])
 
 
+def sigstore_authority(name: str, trusted_root: str, issuer: str) -> str:
+    """An authority of a Sigstore; `trusted_root` is JSON."""
+    return "\n".join(
+        [
+            f"[authorities.{_text(name)}]",
+            'method = "sigstore"',
+            f"issuer = {_text(issuer)}",
+            f"trusted_root = {_text(trusted_root)}",
+            "",
+        ]
+    )
+
+
 def rule(repositories: Sequence[str], allow: Mapping[str, Sequence[str]]) -> str:
     """One `[[rules]]`; `allow` maps an authority to identity patterns."""
     entries = ", ".join(

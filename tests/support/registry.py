@@ -178,10 +178,16 @@ def running_registry(
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     trusted: Trust | None = None,
     tsa: bool = True,
+    policy: Callable[[Trust], str] | None = None,
     **settings: Any,
 ) -> Iterator[Registry]:
-    """A migrated registry on a free loopback port, in a thread of this process; it runs a time-stamping authority."""
+    """A migrated registry on a free loopback port, in a thread of this process; it runs a time-stamping authority.
+
+    `policy` writes another trust policy.
+    """
     trusted = trusted or Trust(folder / "trust")
+    if policy is not None:
+        trusted.policy_path.write_text(policy(trusted))
     if tsa:
         settings = {"tsa_key": trusted.tsa_key_path, "tsa_certificate": trusted.tsa_chain_path, **settings}
     built = Settings(data_dir=folder / "data", trust_policy=trusted.policy_path, port=0, **settings)

@@ -87,6 +87,20 @@ def test_a_sigstore_bundle_is_read_and_told_apart():
     )
 
     assert (parsed.kind, parsed.certificates) == ("certificate", (b"leaf",))
+    assert parsed.log_entries == ({},)
+
+
+def test_what_lies_beside_a_key_or_certificate_is_written_as_it_was_read():
+    proofs = {
+        "tlogEntries": [{"logIndex": "1"}],
+        "timestampVerificationData": {"rfc3161Timestamps": [{"signedTimestamp": b64(b"stamp")}]},
+    }
+    for material in ({"publicKey": {"hint": "a"}}, {"certificate": {"rawBytes": b64(b"leaf")}}):
+        raw = changed(lambda it, members={**material, **proofs}: it.update(verificationMaterial=members))
+
+        again = json.loads(bundles.serialise(bundles.parse(raw)))
+
+        assert again["verificationMaterial"] == {**material, **proofs}
 
 
 def _material(**members):

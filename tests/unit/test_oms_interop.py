@@ -328,7 +328,7 @@ def test_a_real_signature_of_0_2_verifies_with_the_legacy_flag_only():
 
 
 @pytest.mark.parametrize("version", ["v0.3.1", "v1.0.0", "v1.0.1", "v1.1.0"])
-def test_a_real_sigstore_signature_is_refused_for_now(version):
+def test_a_real_sigstore_signature_is_refused_where_no_sigstore_is_pinned(version):
     model = shared.need(REAL / f"{version}-sigstore")
 
     with pytest.raises(SignatureInvalid, match="carries a certificate; the trust policy does not use that"):

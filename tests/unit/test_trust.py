@@ -9,6 +9,7 @@ from support import keys
 from support.fuzzing import assert_value_or_refusal, bounded, given, mutations, st
 from support.keys import NOW
 from support.policies import certificate_authority, key_authority, policy, policy_toml, rule
+from support.sigstore_local import LocalSigstore
 
 KEY = keys.make_key()
 OTHER_KEY = keys.make_key("p384")
@@ -69,9 +70,10 @@ def test_a_certificate_authority_holds_roots_and_a_usage():
     assert (authority.usage, authority.legacy_0_2) == ("digitalSignature", False)
 
 
-def test_the_example_in_the_module_is_a_policy_but_for_its_keys():
+def test_the_example_in_the_module_is_a_policy_but_for_its_keys(tmp_path):
     text = trust.__doc__.split("\n\n", 1)[1].rsplit("\n\nThis module", 1)[0]
     text = text.replace("'''-----BEGIN CERTIFICATE-----…'''", f"'''{CHAIN.root_pem}'''")
+    text = text.replace('{"mediaType": …}', LocalSigstore("http://127.0.0.1:1", tmp_path).trusted_root)
     text = text.replace("'''-----BEGIN PUBLIC KEY-----…'''", '"""' + keys.public_pem(KEY).replace("\n", "\\n") + '"""')
 
     assert trust.parse(text.encode()).version == 3

@@ -250,7 +250,7 @@ def test_step_2_refuses_a_leaf_key_used_as_a_bare_key():
         verify(sign(signing.KeySigner(LEAF.private_key)), both_policy())
 
 
-def test_step_2_refuses_a_sigstore_bundle_for_now():
+def test_step_2_refuses_a_sigstore_bundle_where_no_sigstore_is_pinned():
     leaf = json.loads(CHAIN_BUNDLE)["verificationMaterial"]["x509CertificateChain"]["certificates"][0]
 
     with pytest.raises(SignatureInvalid, match="carries a certificate; the trust policy does not use that"):

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from modelreg import pinning, pki, trust
 from modelreg.commands import now, output_of, settings_of
 from modelreg.commands.weights import PASSWORD_VARIABLE
+from modelreg.digests import sha256_of
 from modelreg.durable import make_folder
 from modelreg.errors import Conflict, Misconfigured
 from modelreg.signing import load_private_key
@@ -119,6 +120,8 @@ def _pins(authority: trust.Authority | trust.TimeAuthority) -> list[str]:
                 f"until {root.not_valid_after_utc:%Y-%m-%d}"
                 for root in authority.roots
             ]
+        case trust.SigstoreAuthority():
+            return [f"sigstore {authority.issuer}, trusted root {sha256_of(authority.trusted_root.text.encode())}"]
 
 
 def _write_pair(stem: Path, leaf: pki.Issuer, issuer: pki.Issuer, password: bytes | None) -> tuple[Path, Path]:

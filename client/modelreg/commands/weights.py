@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from modelreg import connections, kms_signer, launch, pinning, pkcs11_signer, pull, push, signing, stamping
+from modelreg import connections, keyless, kms_signer, launch, pinning, pkcs11_signer, pull, push, signing, stamping
 from modelreg.api import Api
 from modelreg.cache import Cache
 from modelreg.commands import Output, now, output_of, settings_of, signer_json, size_text
@@ -32,13 +32,14 @@ def run_push(options: argparse.Namespace) -> int:
     tags = dict.fromkeys([reference.tag_or_default if not options.tag or reference.tag else None, *options.tag])
     tags.pop(None, None)
     api = connect(settings)
-    stamp = None if options.no_timestamp else _stamp(settings, api, output)
+    # A Sigstore stamps for itself.
+    stamp = None if options.no_timestamp or options.sign == "keyless" else _stamp(settings, api, output)
     with Bars(quiet=output.quiet or output.as_json) as bars:
         pushed = push.push(
             api,
             options.path,
             reference,
-            _signer(settings),
+            _signer(settings, options.sign),
             tags=[parse_tag(tag) for tag in tags if tag],
             connections_at_once=settings.connections,
             meter=bars.meter,
@@ -162,15 +163,19 @@ def _stamp(settings: Settings, api: Api, output: Output) -> Callable[[bytes], by
     return stamp
 
 
-def _signer(settings: Settings) -> signing.Signer:
+def _signer(settings: Settings, method: str | None) -> signing.Signer:
+    if method == "keyless":
+        return keyless.load_keyless(settings.sigstore_config, settings.identity_token_file, os.environ)
     if settings.key is None:
         raise Misconfigured(
             "nothing to sign with: give --key (and --certificate), or set `key` in the configuration; "
-            "`modelreg trust issue` makes a pair",
+            "`modelreg trust issue` makes a pair; or --sign keyless",
             setting="key",
         )
+    if method == "certificate" and settings.certificate is None:
+        raise Misconfigured("no certificate to sign with: give --certificate, or --sign key", setting="certificate")
     key = _private_key(settings.key)
-    if settings.certificate is None:
+    if method == "key" or settings.certificate is None:
         return signing.KeySigner(key)
     return signing.with_certificate(key, _read(settings.certificate))
 
