@@ -7,6 +7,7 @@ import pytest
 from asn1crypto import x509 as asn1_x509
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
@@ -195,6 +196,32 @@ def test_an_imprint_under_the_name_of_another_algorithm_refuses():
 def test_a_weak_digest_under_the_signature_refuses():
     raw = stamps.changed(stamp(TSA, SIGNATURE), lambda it: it["digest_algorithms"].append({"algorithm": "sha1"}))
     refused(raw, "signed over a digest")
+
+
+def _resigned(algorithm):
+    """The stamp signed anew by its authority, under this digest; only the list of digests still says SHA-256."""
+
+    def change(signed):
+        signer = signed["signer_infos"][0]
+        attributes = stamps.cms.CMSAttributes([item.copy() for item in signer["signed_attrs"]])
+        for item in attributes:
+            if item["type"].native == "message_digest":
+                item["values"] = [stamps.digest(signed["encap_content_info"]["content"].contents, algorithm)]
+        signer["digest_algorithm"] = {"algorithm": algorithm}
+        signer["signature_algorithm"] = {"algorithm": f"{algorithm}_ecdsa"}
+        signer["signed_attrs"] = attributes
+        made = TSA.private_key.sign(
+            attributes.dump(force=True), ec.ECDSA(stamps.SHA2.get(algorithm, stamps.hashes.SHA1()))
+        )
+        signer["signature"] = made
+
+    return stamps.changed(stamp(TSA, SIGNATURE), change)
+
+
+def test_the_digest_of_the_signer_must_be_one_of_those_listed():
+    assert prove(_resigned("sha256"))
+    for algorithm in ("sha1", "sha512"):
+        refused(_resigned(algorithm), "does not hold")
 
 
 @pytest.mark.parametrize("status", ["granted_with_mods", "rejection", "waiting", "revocation_warning"])
