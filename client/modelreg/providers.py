@@ -120,9 +120,9 @@ def ask(
     try:
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         connection.request("GET" if body is None else "POST", path, body, sent)
-        response = connection.getresponse()
-        status, raw = response.status, response.read(MAX_ANSWER_BYTES + 1)
-        complete = response.length in {0, None}
+        with connection.getresponse() as response:
+            status, raw = response.status, response.read(MAX_ANSWER_BYTES + 1)
+            complete = response.length in {0, None}
     except (OSError, http.client.HTTPException) as error:
         # The exception's text may quote what was sent.
         raise Unreachable(f"{where} does not answer ({type(error).__name__})") from None

@@ -39,7 +39,8 @@ class KeySet:
         self._lock = threading.Lock()
         self._keys: dict[str, Mapping[str, Any]] | None = None
         self._fetched_at = 0.0
-        self._tried_at = float("-inf")
+        self._asked_for_unknown_at = float("-inf")
+        self._failed_at = float("-inf")
         self._failure: Unreachable | None = None
 
     def find(self, untrusted_key_id: str, algorithm: str) -> PublicKey:
@@ -63,17 +64,17 @@ class KeySet:
 
     def _current(self, untrusted_key_id: str) -> dict[str, Mapping[str, Any]]:
         now = self._clock()
-        age, since_try = now - self._fetched_at, now - self._tried_at
-        known = self._keys
-        if known is not None and age < FRESH_SECONDS and (untrusted_key_id in known or since_try < UNKNOWN_KEY_SECONDS):
-            return known
-        if self._failure is None or since_try >= FAILURE_SECONDS:
-            self._tried_at = now
+        known, age = self._keys, now - self._fetched_at
+        if known is not None and age < FRESH_SECONDS:
+            if untrusted_key_id in known or now - self._asked_for_unknown_at < UNKNOWN_KEY_SECONDS:
+                return known
+            self._asked_for_unknown_at = now  # the issuer may have a new key
+        if self._failure is None or now - self._failed_at >= FAILURE_SECONDS:
             try:
                 self._keys, self._failure, self._fetched_at = self._fetch(), None, now
                 return self._keys
             except Unreachable as error:
-                self._failure = error
+                self._failure, self._failed_at = error, now
         if known is not None and age < FRESH_SECONDS + STALE_SECONDS:
             return known
         raise Unreachable(self._failure.detail, issuer=self._issuer.name)
