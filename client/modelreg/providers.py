@@ -90,7 +90,8 @@ def ask(
 ) -> tuple[int, dict[str, Any]]:
     """GET the URL, or POST a form to it; returns the status and the JSON object it answers. Follows nothing.
 
-    An answer other than 200 whose body is no JSON object comes back with an empty one.
+    An answer other than 200 whose body is no JSON object comes back with an empty one; so does an empty body to a form
+    (a revocation answers that).
 
     Raises:
         Unreachable: no answer in time, too large, a redirect, or a 200 that is no JSON object.
@@ -135,7 +136,7 @@ def ask(
         raise Unreachable(
             f"{where} answered {status}, a redirect; it is not followed: configure the address it leads to"
         )
-    value = _json_object(raw) if complete else None
+    value = _json_object(raw or b"{}" if body is not None else raw) if complete else None
     if value is None and status == http.client.OK:
         raise Unreachable(f"{where} answered with something that is not a JSON object")
     return status, value or {}

@@ -75,7 +75,7 @@ class _IssuerText(_Strict):
     required_claims: Annotated[list[_Text], Field(max_length=MAX_CLAIMS)] = []
     client_id: _Text | None = None
     scopes: Annotated[list[_Text], Field(max_length=16)] = ["openid", "offline_access"]
-    lifetime_seconds: Annotated[int, Field(ge=60)] | None = None
+    lifetime_seconds: Annotated[int, Field(ge=120)] | None = None
     jwks_url: _Text | None = None
     jwks_file: str | None = None
     ca_file: str | None = None
