@@ -35,6 +35,16 @@ def postgres():
         yield server
 
 
+@pytest.fixture(scope="session")
+def oidc_provider():
+    """A standards-conforming OIDC provider; with pytest-xdist one per worker."""
+    from support import oidc
+
+    _need("An OIDC provider", oidc.why_not())
+    with oidc.oidc_provider() as provider:
+        yield provider
+
+
 @pytest.fixture
 def s3_store(s3_server):
     """A store in a bucket of its own."""

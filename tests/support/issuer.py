@@ -34,6 +34,7 @@ class LoopbackIssuer:
         self.published = ["rsa-1", "ec-1"]
         self.answers: dict[str, Callable[[], Answer]] = {}
         self.asked: Counter[str] = Counter()
+        self.last_headers: dict[str, str] = {}
         self._port = 0
         self._server: ThreadingHTTPServer | None = None
         self.start()
@@ -48,6 +49,7 @@ class LoopbackIssuer:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 issuer.asked[self.path] += 1
+                issuer.last_headers = dict(self.headers)
                 status, headers, body = issuer.answer(self.path)
                 with contextlib.suppress(OSError):
                     self.send_response(status)
@@ -55,6 +57,10 @@ class LoopbackIssuer:
                         self.send_header(name, value)
                     self.end_headers()
                     self.wfile.write(body)
+
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["content-length"] or 0))
+                self.do_GET()
 
             def log_message(self, *_arguments: Any) -> None:
                 pass

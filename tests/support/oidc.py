@@ -104,6 +104,7 @@ def walk(start: str, login: str, *, user_code: str | None = None, deny: bool = F
     jar: dict[str, str] = {}
     pool = urllib3.PoolManager(retries=False, timeout=10)
     method, url, body = "GET", start, None
+    denied = False
     for _step in range(20):
         headers = {"Cookie": "; ".join(f"{name}={value}" for name, value in jar.items())} if jar else {}
         if body is not None:
@@ -128,6 +129,10 @@ def walk(start: str, login: str, *, user_code: str | None = None, deny: bool = F
             for tag in re.findall(r"<(?:input|button)[^>]*>", form[0])
             if (found := re.search(r'name="([^"]*)"', tag)) and (value := re.search(r'value="([^"]*)"', tag) or [0, ""])
         }
+        if denied:
+            return f"{url}\n{page}"
+        if deny and 'name="abort"' in page:
+            fields["abort"], denied = "yes", True
         if "user_code" in fields:
             fields["user_code"] = user_code or fields["user_code"]
         if "login" in fields:
