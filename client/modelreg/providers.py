@@ -18,7 +18,7 @@ from modelreg import __version__
 from modelreg.errors import Misconfigured, Unreachable
 
 MAX_ANSWER_BYTES = 256 * 1024
-MAX_SECONDS = 5.0  # for the whole exchange, however slowly it drips
+MAX_SECONDS = 5.0  # to connect, and then for the whole exchange, however slowly it drips
 MAX_URL_CHARS = 2000
 DISCOVERY_PATH = "/.well-known/openid-configuration"
 
@@ -117,8 +117,9 @@ def ask(
     # The socket's timeout is for one read; this one is for all of them.
     watchdog = threading.Timer(MAX_SECONDS, _cut, [connection])
     watchdog.daemon = True
-    watchdog.start()
     try:
+        connection.connect()
+        watchdog.start()
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         connection.request("GET" if body is None else "POST", path, body, sent)
         with connection.getresponse() as response:

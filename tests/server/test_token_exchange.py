@@ -3,14 +3,17 @@
 import base64
 import hashlib
 import hmac
+import ipaddress
 import json
+import ssl
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime, timedelta
 
 import jwt
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
@@ -686,6 +689,69 @@ def test_a_short_rsa_key_is_no_key(federation, issuer):
     signing_input = f"{segment({'alg': 'RS256', 'kid': 'rsa-1'})}.{segment(issuer.claims())}"
     signature = jwt.get_algorithm_by_name("RS256").sign(signing_input.encode(), weak)
     assert refusal(federation, f"{signing_input}.{segment(signature)}") == "algorithm"
+
+
+def test_many_that_need_a_slow_provider_do_not_take_every_thread(own_issuer, tmp_path):
+    (tmp_path / "identities.toml").write_text(identities(own_issuer))
+    key_set = jwks.KeySet(Federation(tmp_path / "identities.toml").issuers()[0])
+    go = threading.Event()
+
+    def slow():
+        go.wait(10)
+        return as_json({"keys": [own_issuer.jwk("rsa-1")]})
+
+    own_issuer.answers["/jwks"] = slow
+
+    def find(_n):
+        try:
+            return key_set.find("rsa-1", "RS256").key_size
+        except Unreachable as error:
+            return error.detail
+
+    with ThreadPoolExecutor(20) as pool:
+        futures = [pool.submit(find, n) for n in range(20)]
+        told, _still_waiting = wait(futures, timeout=jwks.WAIT_SECONDS + 1)
+        go.set()
+        answers = [future.result(20) for future in futures]
+    assert len(told) == 20 - jwks.MAX_WAITING
+    assert answers.count(2048) == jwks.MAX_WAITING
+    assert all("try again" in future.result() for future in told)
+    assert own_issuer.asked["/jwks"] == 1
+
+
+@pytest.fixture
+def server_certificate(tmp_path):
+    """A TLS server's certificate of its own authority, for 127.0.0.1."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1, now - timedelta(hours=1), now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    (tmp_path / "ca.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    (tmp_path / "key.pem").write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "ca.pem", tmp_path / "key.pem")
+    return context
+
+
+def test_over_https_the_providers_certificate_is_verified(server_certificate, tmp_path):
+    path = tmp_path / "identities.toml"
+    with loopback_issuer(server_certificate) as issuer:
+        now = datetime.now(UTC)
+        path.write_text(identities(issuer, more='ca_file = "ca.pem"'))
+        assert Federation(path).verify(issuer.token(), None, now).subject
+        path.write_text(identities(issuer))
+        with pytest.raises(Unreachable, match="SSLCertVerificationError"):
+            Federation(path).verify(issuer.token(), None, now)
+        path.write_text(identities(issuer, more='ca_file = "key.pem"'))
+        with pytest.raises(Misconfigured, match="TLS roots"):
+            Federation(path).verify(issuer.token(), None, now)
 
 
 def test_keys_from_a_file_need_no_network(own_issuer, tmp_path):

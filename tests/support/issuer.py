@@ -6,6 +6,7 @@ The standards-conforming provider is `support.oidc`; this one does what no hones
 import base64
 import contextlib
 import json
+import ssl
 import threading
 import time
 import uuid
@@ -26,7 +27,7 @@ Answer = tuple[int, dict[str, str], bytes]
 class LoopbackIssuer:
     """`answers[path]` replaces what a path answers; `asked` counts; `stop` and `start` keep the port."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.keys: dict[str, Any] = {
             "rsa-1": rsa.generate_private_key(public_exponent=65537, key_size=2048),
             "ec-1": ec.generate_private_key(ec.SECP256R1()),
@@ -34,14 +35,15 @@ class LoopbackIssuer:
         self.published = ["rsa-1", "ec-1"]
         self.answers: dict[str, Callable[[], Answer]] = {}
         self.asked: Counter[str] = Counter()
-        self.last_headers: dict[str, str] = {}
+        self.headers: dict[str, dict[str, str]] = {}
         self._port = 0
+        self._tls = tls
         self._server: ThreadingHTTPServer | None = None
         self.start()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._port}"
+        return f"http{'s' if self._tls else ''}://127.0.0.1:{self._port}"
 
     def start(self) -> None:
         issuer = self
@@ -49,7 +51,7 @@ class LoopbackIssuer:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 issuer.asked[self.path] += 1
-                issuer.last_headers = dict(self.headers)
+                issuer.headers[self.path] = dict(self.headers)
                 status, headers, body = issuer.answer(self.path)
                 with contextlib.suppress(OSError):
                     self.send_response(status)
@@ -67,6 +69,9 @@ class LoopbackIssuer:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", self._port), Handler)
         self._server.daemon_threads = True
+        self._server.handle_error = lambda *_arguments: None  # type: ignore[method-assign]  # a client that hangs up
+        if self._tls is not None:
+            self._server.socket = self._tls.wrap_socket(self._server.socket, server_side=True)
         self._port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
@@ -115,8 +120,8 @@ def segment(value: Any) -> str:
 
 
 @contextlib.contextmanager
-def loopback_issuer() -> Iterator[LoopbackIssuer]:
-    issuer = LoopbackIssuer()
+def loopback_issuer(tls: ssl.SSLContext | None = None) -> Iterator[LoopbackIssuer]:
+    issuer = LoopbackIssuer(tls)
     try:
         yield issuer
     finally:

@@ -94,7 +94,7 @@ def run_token_create(options: argparse.Namespace) -> int:
 def run_token_list(options: argparse.Namespace) -> int:
     """`modelreg token list`."""
     rows = [row.model_dump() for row in connect(settings_of(options)).tokens()]
-    columns = ("id", "principal", "scopes", "expires_at", "revoked_at", "last_used_at", "last_four")
+    columns = ("id", "kind", "principal", "scopes", "expires_at", "revoked_at", "last_used_at", "last_four")
     output_of(options).table(rows, columns, "tokens")
     return 0
 

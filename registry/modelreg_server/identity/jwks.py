@@ -8,6 +8,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
@@ -21,6 +22,8 @@ FRESH_SECONDS = 600.0
 STALE_SECONDS = 3600.0  # how long the last known keys serve when the provider does not answer
 UNKNOWN_KEY_SECONDS = 60.0  # an unknown key id makes us ask again at most this often
 FAILURE_SECONDS = 10.0  # and a provider that failed is left alone for so long
+MAX_WAITING = 4  # requests of one issuer that wait for its keys as long as it takes; others wait so long:
+WAIT_SECONDS = 1.0
 MAX_KEYS = 100
 MAX_KEY_ID_CHARS = 200
 MIN_RSA_BITS, MAX_RSA_BITS = 2048, 8192
@@ -30,15 +33,21 @@ _CURVES = {"ES256": "secp256r1", "ES384": "secp384r1", "ES512": "secp521r1"}
 _PUBLIC_MEMBERS = ("kty", "crv", "x", "y", "n", "e")  # private ones, if a provider publishes them, are not ours to read
 
 
+@dataclass(frozen=True)
+class _Known:
+    keys: dict[str, Mapping[str, Any]]
+    fetched_at: float
+
+
 class KeySet:
-    """The keys of one issuer. Thread-safe; one thread fetches, the others wait for it."""
+    """The keys of one issuer. Thread-safe; one thread fetches, the others wait for it, most of them not for long."""
 
     def __init__(self, issuer: Issuer, clock: Callable[[], float] = time.monotonic) -> None:
         self._issuer = issuer
         self._clock = clock
+        self._known: _Known | None = None
+        self._places = threading.BoundedSemaphore(MAX_WAITING)  # a slow provider must not take every request's thread
         self._lock = threading.Lock()
-        self._keys: dict[str, Mapping[str, Any]] | None = None
-        self._fetched_at = 0.0
         self._asked_for_unknown_at = float("-inf")
         self._failed_at = float("-inf")
         self._failure: Unreachable | None = None
@@ -51,11 +60,7 @@ class KeySet:
             Unreachable: the issuer's keys cannot be had, and none are known that are recent enough.
             Misconfigured: the file of keys cannot be read.
         """
-        if self._issuer.jwks_file is not None:
-            keys = self._from_file()
-        else:
-            with self._lock:
-                keys = self._current(untrusted_key_id)
+        keys = self._current(untrusted_key_id) if self._issuer.jwks_file is None else self._from_file()
         if untrusted_key_id not in keys:
             raise TokenRefused(
                 f"{self._issuer.url} publishes no key with the id in the token's header", reason="unknown-key"
@@ -63,21 +68,38 @@ class KeySet:
         return _public_key(keys[untrusted_key_id], algorithm)
 
     def _current(self, untrusted_key_id: str) -> dict[str, Mapping[str, Any]]:
-        now = self._clock()
-        known, age = self._keys, now - self._fetched_at
-        if known is not None and age < FRESH_SECONDS:
-            if untrusted_key_id in known or now - self._asked_for_unknown_at < UNKNOWN_KEY_SECONDS:
-                return known
+        known = self._known
+        has_it = known is not None and untrusted_key_id in known.keys
+        if known is not None and has_it and self._age(known) < FRESH_SECONDS:
+            return known.keys
+        if not self._places.acquire(timeout=WAIT_SECONDS):
+            if known is not None and has_it and self._age(known) < FRESH_SECONDS + STALE_SECONDS:
+                return known.keys
+            raise Unreachable(f"the keys of {self._issuer.url} are being fetched; try again", issuer=self._issuer.name)
+        try:
+            with self._lock:
+                return self._refreshed(untrusted_key_id)
+        finally:
+            self._places.release()
+
+    def _refreshed(self, untrusted_key_id: str) -> dict[str, Mapping[str, Any]]:
+        now, known = self._clock(), self._known
+        if known is not None and self._age(known) < FRESH_SECONDS:
+            if untrusted_key_id in known.keys or now - self._asked_for_unknown_at < UNKNOWN_KEY_SECONDS:
+                return known.keys
             self._asked_for_unknown_at = now  # the issuer may have a new key
         if self._failure is None or now - self._failed_at >= FAILURE_SECONDS:
             try:
-                self._keys, self._failure, self._fetched_at = self._fetch(), None, now
-                return self._keys
+                self._known, self._failure = _Known(self._fetch(), now), None
+                return self._known.keys
             except Unreachable as error:
-                self._failure, self._failed_at = error, now
-        if known is not None and age < FRESH_SECONDS + STALE_SECONDS:
-            return known
+                self._failure, self._failed_at = error, self._clock()
+        if known is not None and self._age(known) < FRESH_SECONDS + STALE_SECONDS:
+            return known.keys
         raise Unreachable(self._failure.detail, issuer=self._issuer.name)
+
+    def _age(self, known: _Known) -> float:
+        return self._clock() - known.fetched_at
 
     def _fetch(self) -> dict[str, Mapping[str, Any]]:
         issuer = self._issuer
