@@ -98,6 +98,16 @@ def openssl_tsa(openssl, tmp_path):
     return OpensslTsa(openssl, tmp_path / "openssl-tsa")
 
 
+@pytest.fixture(scope="session")
+def oidc_provider():
+    """A standards-conforming OIDC provider; with pytest-xdist one per worker."""
+    from support import oidc
+
+    _need("An OIDC provider", oidc.why_not())
+    with oidc.oidc_provider() as provider:
+        yield provider
+
+
 @pytest.fixture
 def s3_store(s3_server):
     """A store in a bucket of its own."""

@@ -1,6 +1,6 @@
 """The registry's HTTP API, one method an endpoint: validated answers, and the server's own errors raised again."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 from urllib.parse import quote, urlencode
 
@@ -21,9 +21,9 @@ _MAX_ANSWER_BYTES = 256 * 1024 * 1024
 
 
 class Api:
-    """A registry and a credential for it. Thread-safe."""
+    """A registry and a credential for it: a token, what gives the present one, or None for what is public. Thread-safe."""
 
-    def __init__(self, registry: str, token: str, pool: urllib3.PoolManager) -> None:
+    def __init__(self, registry: str, token: str | Callable[[], str] | None, pool: urllib3.PoolManager) -> None:
         self.registry = registry
         self._token = token
         self._pool = pool
@@ -31,6 +31,14 @@ class Api:
     def whoami(self) -> wire.Whoami:
         """The principal behind the token."""
         return self._get("/v1/whoami", wire.Whoami)
+
+    def login_options(self) -> wire.LoginOptions:
+        """Where people log in; needs no credential."""
+        return self._get("/v1/login-options", wire.LoginOptions)
+
+    def exchange(self, request: wire.ExchangeRequest) -> wire.Exchanged:
+        """Exchange an issuer's token. Not repeated by itself: a token is good for one exchange."""
+        return self._once("POST", "/v1/token-exchange", wire.Exchanged, request)
 
     def issue_token(self, request: wire.TokenRequest) -> wire.TokenIssued:
         """Issue a token (admin). Not repeated by itself: a lost answer would leave a token nobody knows."""
@@ -193,11 +201,13 @@ class Api:
         return self._read(response)
 
     def _send(self, method: str, path: str, headers: dict[str, str], body: object) -> urllib3.BaseHTTPResponse:
+        token = self._token() if callable(self._token) else self._token
+        credential = {} if token is None else {"Authorization": f"Bearer {token}"}
         response = connections.send(
             self._pool,
             method,
             self.registry + path,
-            headers={**headers, "Authorization": f"Bearer {self._token}", "Accept": "application/json"},
+            headers={**headers, **credential, "Accept": "application/json"},
             body=body,
             where=self.registry,
         )

@@ -109,10 +109,10 @@ def _weights(commands: "Commands", common: argparse.ArgumentParser) -> None:
         help="keyless: a Sigstore's client trust configuration (MODELREG_SIGSTORE_CONFIG); else the public instance",
     )
     push.add_argument(
-        "--identity-token-file",
+        "--sigstore-token-file",
         type=Path,
         metavar="FILE",
-        help="keyless: the OIDC token; else MODELREG_IDENTITY_TOKEN, else what the CI offers",
+        help="keyless: the OIDC token; else MODELREG_SIGSTORE_TOKEN, else what the CI offers",
     )
     push.set_defaults(run="weights:run_push")
 
@@ -211,13 +211,28 @@ def _trust(commands: "Commands", common: argparse.ArgumentParser) -> None:
 
 
 def _account(commands: "Commands", common: argparse.ArgumentParser) -> None:
-    login = commands.add_parser("login", parents=[common], help="store a token for the registry")
-    login.add_argument("--token-stdin", action="store_true", help="read the token from stdin")
+    login = commands.add_parser(
+        "login", parents=[common], help="log in: in the browser, by device, as a workload, by token"
+    )
+    how = login.add_mutually_exclusive_group()
+    how.add_argument("--device", action="store_true", help="show a code to type into a browser on another machine")
+    how.add_argument("--no-browser", action="store_true", help="print the address instead of opening a browser")
+    how.add_argument(
+        "--workload", action="store_true", default=None, help="exchange this job's or pod's token (MODELREG_WORKLOAD)"
+    )
+    how.add_argument("--token-stdin", action="store_true", help="read a token of the registry from stdin")
+    login.add_argument("--issuer", metavar="NAME", help="the provider to log in at, where the registry names several")
+    login.add_argument(
+        "--identity-token-file", type=Path, metavar="FILE", help="the workload's token (MODELREG_IDENTITY_TOKEN_FILE)"
+    )
+    login.add_argument("--audience", help="what to ask the CI system's token for (the registry's address)")
     login.set_defaults(run="account:run_login")
     commands.add_parser("whoami", parents=[common], help="who the registry thinks you are").set_defaults(
         run="account:run_whoami"
     )
-    commands.add_parser("logout", parents=[common], help="forget the token").set_defaults(run="account:run_logout")
+    commands.add_parser("logout", parents=[common], help="forget the login, and end it at the provider").set_defaults(
+        run="account:run_logout"
+    )
 
     token = commands.add_parser("token", help="issue, list and revoke tokens (admin)").add_subparsers(
         required=True, metavar="create|list|revoke"

@@ -14,6 +14,7 @@
      │   ├─ Revoked                          21
      │   ├─ PolicyRefused                    22
      │   ├─ Unauthenticated                  30
+     │   │   └─ TokenRefused                 30   an issuer's token, with its reason
      │   └─ Forbidden                        30
      ├─ NotFound                             11
      ├─ Conflict                              1
@@ -157,6 +158,36 @@ class Unauthenticated(Refused):
     title = "Not authenticated"
     exit_code = 30
     status = 401
+
+
+class TokenRefused(Unauthenticated):
+    """The registry does not exchange this issuer's token. Fact: `reason`, one word of `TOKEN_REASONS`.
+
+    Whoever asks holds the token and can read it, so saying what is wrong with it gives nothing away.
+    """
+
+    code = "token-refused"
+    title = "The token is refused"
+
+
+TOKEN_REASONS = frozenset(
+    {
+        "malformed",  # not a signed JWT within its limits, or a claim of a wrong type
+        "issuer",  # no configured issuer, or not the one asked for
+        "algorithm",  # not one that the registry's configuration lists for this issuer
+        "header",  # a header member that could steer the verification: jwk, jku, x5u, crit …
+        "unknown-key",  # the issuer publishes no key under this id
+        "signature",
+        "audience",  # not exactly the one audience
+        "missing-claim",
+        "lifetime",  # valid for longer than the registry accepts
+        "not-yet-valid",
+        "expired",
+        "no-rule",  # nobody said that the holder of these claims may come in
+        "principal",  # a rule admits it, but its claims make no name
+        "replayed",  # exchanged before
+    }
+)
 
 
 class Forbidden(Refused):

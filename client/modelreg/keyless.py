@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from sigstore.models import ClientTrustConfig
     from sigstore.oidc import IdentityToken
 
-TOKEN_VARIABLE = "MODELREG_IDENTITY_TOKEN"  # noqa: S105  # the variable's name
+TOKEN_VARIABLE = "MODELREG_SIGSTORE_TOKEN"  # noqa: S105  # the variable's name
 MAX_TOKEN_BYTES = 64 * 1024
 MAX_CONFIG_BYTES = 1024 * 1024
 SIGNING_TIMEOUT_SECONDS = 120.0  # for certificate, timestamp and log together; the library waits for ever
 
 _GIVE_ONE = (
-    f"give --identity-token-file or {TOKEN_VARIABLE}: an OIDC token for the audience `sigstore`, in Kubernetes a projected "
+    f"give --sigstore-token-file or {TOKEN_VARIABLE}: an OIDC token for the audience `sigstore`, in Kubernetes a projected "
     "service-account token"
 )
 
@@ -63,7 +63,7 @@ def load_keyless(config_file: Path | None, token_file: Path | None, environment:
     Args:
         config_file: JSON of a `ClientTrustConfig`; None is the public instance, whose configuration is fetched (TUF).
         token_file: read anew for each signature, as whoever renews it writes it anew.
-        environment: `os.environ`; where there is no file, the token is in `MODELREG_IDENTITY_TOKEN` or ambient.
+        environment: `os.environ`; where there is no file, the token is in `MODELREG_SIGSTORE_TOKEN` or ambient.
 
     Raises:
         Misconfigured: no token, or one that is no token; a configuration that is none, or not safe to send a token to.
@@ -81,7 +81,7 @@ def _token(file: Path | None, environment: Mapping[str, str]) -> "IdentityToken"
     from sigstore.oidc import IdentityError, IdentityToken, detect_credential  # noqa: PLC0415
 
     if file is not None:
-        text, origin = _read(file, MAX_TOKEN_BYTES, "identity_token_file"), str(file)
+        text, origin = _read(file, MAX_TOKEN_BYTES, "sigstore_token_file"), str(file)
     elif environment.get(TOKEN_VARIABLE):
         text, origin = environment[TOKEN_VARIABLE], TOKEN_VARIABLE
     else:
@@ -94,7 +94,7 @@ def _token(file: Path | None, environment: Mapping[str, str]) -> "IdentityToken"
             raise Misconfigured(
                 "there is no identity token to sign with, and this machine offers none (as GitHub, GitLab, Google Cloud, "
                 f"Buildkite and CircleCI do); {_GIVE_ONE}",
-                setting="identity_token_file",
+                setting="sigstore_token_file",
             )
         text, origin = detected, "this machine's environment"
     try:
@@ -102,7 +102,7 @@ def _token(file: Path | None, environment: Mapping[str, str]) -> "IdentityToken"
     except IdentityError:
         raise Misconfigured(
             f"what {origin} holds is no OIDC token that is valid now and for the audience `sigstore`; fetch a new one",
-            setting="identity_token_file",
+            setting="sigstore_token_file",
         ) from None
 
 

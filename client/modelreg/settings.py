@@ -2,7 +2,7 @@
 
 A dataclass and `os.environ`, no extra dependency on GPU hosts. Read once by the CLI (or a caller) and passed down.
 
-    $XDG_CONFIG_HOME/modelreg/config.toml           settings          credentials.json (0600)   one token a registry
+    $XDG_CONFIG_HOME/modelreg/config.toml           settings          credentials.json (0600)   one login a registry
     $XDG_CACHE_HOME/modelreg/                       local content store
     $XDG_STATE_HOME/modelreg/                       newest trust policy version seen
 """
@@ -36,18 +36,26 @@ class Settings:
     trust_policy: Path = field(metadata={"help": "the pinned trust policy file"})
     cache_dir: Path = field(metadata={"help": "the local content store"})
     state_dir: Path = field(metadata={"help": "what this machine has seen, such as trust policy versions"})
-    credentials: Path = field(metadata={"help": "file with one token a registry, mode 0600"})
+    credentials: Path = field(metadata={"help": "file with one login a registry, mode 0600"})
     ca_file: Path | None = field(metadata={"help": "PEM roots to verify the registry's and the store's TLS with"})
     key: key_uris.KeySource | None = field(
         metadata={"help": "private key that `push` signs with: a PEM file, a pkcs11: URI or an awskms: URI"}
     )
+    credential_store: str = field(
+        metadata={"help": "where logins are kept: `file`, or the system's `keyring` (an extra)"}
+    )
+    workload: bool = field(
+        metadata={"help": "log in by the identity token found around this process, where none is stored"}
+    )
+    identity_token_file: Path | None = field(metadata={"help": "file with this workload's identity token"})
+    audience: str | None = field(metadata={"help": "what a CI job asks its token for; none: the registry's address"})
     certificate: Path | None = field(metadata={"help": "its certificate chain, leaf first (PEM); none signs by key"})
     timestamp_url: str | None = field(metadata={"help": "time-stamping authority `push` asks; none asks the registry"})
     sigstore_config: Path | None = field(
         metadata={"help": "ClientTrustConfig of the Sigstore that `push --sign keyless` uses; none is the public one"}
     )
-    identity_token_file: Path | None = field(
-        metadata={"help": "file with the OIDC token for it; none looks at MODELREG_IDENTITY_TOKEN and the CI's own"}
+    sigstore_token_file: Path | None = field(
+        metadata={"help": "file with the OIDC token for it; none looks at MODELREG_SIGSTORE_TOKEN and the CI's own"}
     )
     host_name: str = field(metadata={"help": "what this machine is called in the record"})
     connections: int = field(metadata={"help": "transfers at once"})
@@ -77,11 +85,15 @@ class Settings:
             "state_dir": _xdg(env, "XDG_STATE_HOME", ".local/state"),
             "credentials": config / "credentials.json",
             "ca_file": None,
+            "credential_store": "file",
+            "workload": False,
+            "identity_token_file": None,
+            "audience": None,
             "key": None,
             "certificate": None,
             "timestamp_url": None,
             "sigstore_config": None,
-            "identity_token_file": None,
+            "sigstore_token_file": None,
             "host_name": socket.gethostname() or "unnamed",
             "connections": 8,
         }
@@ -137,6 +149,18 @@ def _connections(value: str) -> int:
     return int(value)
 
 
+def _boolean(value: str) -> bool:
+    if value.lower() not in {"1", "true", "yes", "0", "false", "no"}:
+        raise ValueError("write true or false")
+    return value.lower() in {"1", "true", "yes"}
+
+
+def _credential_store(value: str) -> str:
+    if value not in {"file", "keyring"}:
+        raise ValueError("write file or keyring")
+    return value
+
+
 def _host_name(value: str) -> str:
     if not (0 < len(value) <= 200 and value.isascii() and value.isprintable() and " " not in value):
         raise ValueError("write up to 200 printable characters without spaces")
@@ -184,4 +208,6 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "connections": _connections,
     "timestamp_url": _timestamp_url,
     "host_name": _host_name,
+    "workload": _boolean,
+    "credential_store": _credential_store,
 }

@@ -76,9 +76,10 @@ class TokenRequest(Wire):
 
 
 class TokenInfo(Wire):
-    """A token without its secret."""
+    """A token without its secret. `kind` is `api`, or `session` where it was exchanged for an issuer's token."""
 
     id: str
+    kind: str
     principal: str
     scopes: list[str]
     created_at: datetime
@@ -99,6 +100,36 @@ class TokenIssued(Wire):
 
     token: str
     info: TokenInfo
+
+
+class LoginOption(Wire):
+    """A provider that people log in with: this registry is its client `client_id`."""
+
+    name: str
+    issuer: str
+    client_id: str
+    scopes: list[str]
+
+
+class LoginOptions(Wire):
+    """The providers, in the registry's order; none where only tokens are taken."""
+
+    issuers: list[LoginOption]
+
+
+class ExchangeRequest(Wire):
+    """Exchange an issuer's token (a JWT). `issuer` is the registry's name for it, where several could be meant."""
+
+    token: Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,16384}$")]
+    issuer: Word | None = None
+
+
+class Exchanged(Wire):
+    """A session token; the only time that its secret is shown."""
+
+    token: str
+    principal: str
+    expires_at: datetime
 
 
 class PublicationRequest(Wire):
@@ -320,6 +351,7 @@ class EventInfo(Wire):
     user_agent: str | None
     purpose: str | None
     detail: dict[str, Any]
+    identity: dict[str, Any] | None = None
 
 
 class Events(Wire):

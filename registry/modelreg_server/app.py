@@ -12,10 +12,11 @@ from fastapi import FastAPI
 from modelreg import __version__
 from modelreg_server import database, problems, timestamping
 from modelreg_server.dependencies import Parts, read_policy
+from modelreg_server.identity.federation import Federation
 from modelreg_server.identity.tokens import TokenAuthenticator
 from modelreg_server.measuring import Measuring
 from modelreg_server.migrations import require_current
-from modelreg_server.routes import events, grants, health, principals, publications, repositories, timestamps
+from modelreg_server.routes import events, exchange, grants, health, principals, publications, repositories, timestamps
 from modelreg_server.settings import Settings
 from modelreg_server.storage import BlobStore, Presigner
 from modelreg_server.storage.directory import DirectoryStore
@@ -37,6 +38,8 @@ def create_app(settings: Settings, clock: Callable[[], datetime] = lambda: datet
         read_policy(settings.trust_policy)
     else:
         _log.warning("no trust policy (MODELREG_TRUST_POLICY): nothing can be published")
+    federation = Federation(settings.identities)
+    federation.issuers()  # a malformed file stops the start, not the first login
     store, presigner = _store(settings)
     measuring = Measuring(store, len(os.sched_getaffinity(0)))
     counters = Counters()
@@ -65,12 +68,13 @@ def create_app(settings: Settings, clock: Callable[[], datetime] = lambda: datet
         store=store,
         presigner=presigner,
         authenticator=TokenAuthenticator(),
+        federation=federation,
         measuring=measuring,
         clock=clock,
         counters=counters,
         tsa=_time_stamping_authority(settings),
     )
-    for module in (health, principals, repositories, publications, grants, events, timestamps):
+    for module in (health, exchange, principals, repositories, publications, grants, events, timestamps):
         app.include_router(module.router)
     problems.install(app)
     app.add_middleware(Traffic, counters=counters)

@@ -52,7 +52,9 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--port", type=int, help="port to listen on, 0 for any free one (MODELREG_PORT, 8470)")
     serve.add_argument("--trust-policy", type=Path, help="who may sign what is pushed (MODELREG_TRUST_POLICY)")
     serve.set_defaults(run=_serve)
-    sweep = commands.add_parser("sweep", parents=[common], help="remove what expired publications left in the store")
+    sweep = commands.add_parser(
+        "sweep", parents=[common], help="remove what expired: uploads of publications, used tokens"
+    )
     sweep.set_defaults(run=_sweep)
     return parser
 
@@ -75,7 +77,7 @@ def _init(options: argparse.Namespace) -> None:
     now = datetime.now(UTC)
     actor = Actor("server:init", None)
     with opened.writing() as session, session.begin():
-        if tokens.every_token(session):
+        if tokens.every_token(session, now):
             raise Misconfigured("this registry was initialised before; an admin can issue tokens with `modelreg token`")
         scopes = [Scope(verb, EVERYWHERE) for verb in Verb]
         text, _row = tokens.issue(

@@ -36,16 +36,21 @@ class EventType(StrEnum):
     TAG_RESOLVED = "tag.resolved"
     TOKEN_ISSUED = "token.issued"  # noqa: S105  # an event's name
     TOKEN_REVOKED = "token.revoked"  # noqa: S105
+    TOKEN_EXCHANGED = "token.exchanged"  # noqa: S105  # an issuer's token for a session token
 
 
 @dataclass(frozen=True)
 class Actor:
-    """Who does it, from the verified credential; address and agent as the connection shows them."""
+    """Who does it, from the verified credential; address and agent as the connection shows them.
+
+    `identity` is what stands behind a session token: the issuer, its subject and the claims that a rule used.
+    """
 
     principal: str
     token_id: str | None
     client_address: str | None = None
     user_agent: str | None = None
+    identity: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,7 @@ class CustodyEvent(SQLModel, table=True):
     purpose: str | None = Field(max_length=40)
     detail: dict[str, Any] = Field(sa_type=JSON)
     entry: bytes = Field(sa_type=LargeBinary)
+    identity: dict[str, Any] | None = Field(default=None, sa_type=JSON(none_as_null=True))
 
 
 class CustodyHead(SQLModel, table=True):
@@ -120,6 +126,7 @@ def append(session: Session, actor: Actor, event: Event, now: datetime) -> int:
             "time": now.isoformat(timespec="microseconds"),
             "principal": actor.principal,
             "token": actor.token_id,
+            "identity": actor.identity,
             "repository": event.repository,
             "artifact": event.artifact,
             "tag": event.tag,
@@ -151,6 +158,7 @@ def append(session: Session, actor: Actor, event: Event, now: datetime) -> int:
             purpose=event.purpose,
             detail=event.detail,
             entry=entry,
+            identity=actor.identity,
         )
     )
     return index

@@ -111,7 +111,9 @@ def insert_if_absent(session: Session, rows: Sequence[SQLModel]) -> int:
     new = 0
     for start in range(0, len(values), _INSERT_BATCH):
         statement = insert(table).values(values[start : start + _INSERT_BATCH]).on_conflict_do_nothing()
-        result = session.connection().execute(statement)
+        # Without the option SQLAlchemy 2.1 forgets the count on PostgreSQL, and -1 reads as "all were new".
+        result = session.connection().execute(statement, execution_options={"preserve_rowcount": True})
         assert isinstance(result, CursorResult)
+        assert result.rowcount >= 0
         new += result.rowcount
     return new

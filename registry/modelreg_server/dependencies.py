@@ -21,6 +21,7 @@ from modelreg_server.callers import Caller, denied
 from modelreg_server.custody import Actor
 from modelreg_server.database import Database
 from modelreg_server.identity import Anonymous, Authenticator, Verb, tokens
+from modelreg_server.identity.federation import Federation
 from modelreg_server.measuring import Measuring
 from modelreg_server.settings import Settings
 from modelreg_server.storage import BlobStore, Presigner
@@ -37,6 +38,7 @@ class Parts:
     store: BlobStore
     presigner: Presigner | None
     authenticator: Authenticator
+    federation: Federation
     measuring: Measuring
     clock: Callable[[], datetime]
     counters: Counters
@@ -106,9 +108,14 @@ def _caller(request: Request, parts: PartsDep) -> Caller:
         with parts.database.writing() as session, session.begin():
             tokens.note_use(session, principal, now)
     request.scope["modelreg_principal"] = principal.name
-    address = _address(request)
+    address, agent = client_of(request)
+    return Caller(principal, Actor(principal.name, principal.token_id, address, agent, principal.identity), now)
+
+
+def client_of(request: Request) -> tuple[str | None, str]:
+    """Address and agent, as the connection shows them."""
     agent = request.headers.get("user-agent", "").encode("ascii", "replace").decode()
-    return Caller(principal, Actor(principal.name, principal.token_id, address, agent), now)
+    return _address(request), agent
 
 
 def _address(request: Request) -> str | None:

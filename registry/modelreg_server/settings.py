@@ -30,6 +30,9 @@ class Settings(BaseSettings):
     trust_policy: Path | None = Field(
         default=None, description="The trust policy that publications must satisfy; without one nothing is published."
     )
+    identities: Path | None = Field(
+        default=None, description="File of the issuers whose tokens are exchanged; without one nobody logs in."
+    )
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8470, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
     tls_certificate: Path | None = Field(default=None, description="PEM chain to serve HTTPS with.")

@@ -1,13 +1,15 @@
-"""Removing what expired publications left behind. Nothing an artifact names is ever touched."""
+"""Removing what expired: what publications left behind, sessions, used tokens. Nothing an artifact names is touched."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from sqlmodel import col, select
+from sqlmodel import col, delete, select
 
 from modelreg_server.database import Database
 from modelreg_server.publication import upload_of
 from modelreg_server.storage import BlobStore
-from modelreg_server.tables import Attempt, Blob, BlobUpload
+from modelreg_server.tables import Attempt, Blob, BlobUpload, Token, UsedToken
+
+_ENDED_SESSIONS_KEPT = timedelta(days=30)  # for whoever reads the record and asks what a session could do
 
 
 def sweep(database: Database, store: BlobStore, now: datetime) -> int:
@@ -31,4 +33,13 @@ def sweep(database: Database, store: BlobStore, now: datetime) -> int:
                 session.delete(upload)
             session.flush()
             session.delete(attempt)
+    sweep_sessions(database, now)
     return len(left)
+
+
+def sweep_sessions(database: Database, now: datetime) -> None:
+    """Forget used tokens that could not be accepted any more, and sessions that ended a month ago."""
+    with database.writing() as session, session.begin():
+        session.connection().execute(delete(UsedToken).where(col(UsedToken.expires_at) <= now))
+        ended = (col(Token.kind) == "session", col(Token.expires_at) <= now - _ENDED_SESSIONS_KEPT)
+        session.connection().execute(delete(Token).where(*ended))

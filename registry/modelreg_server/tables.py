@@ -4,6 +4,7 @@ The custody log's tables are `custody`'s own. Sizes are BIGINT; times are aware 
 """
 
 from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy import JSON, BigInteger, CheckConstraint, DateTime, LargeBinary, String, TypeDecorator, UniqueConstraint
 from sqlalchemy.engine import Dialect
@@ -51,7 +52,10 @@ def artifact_check(column: str) -> CheckConstraint:
 
 
 class Token(SQLModel, table=True):
-    """An API token; `hash` is the SHA-256 of the whole token text, the text itself is never stored."""
+    """A token of ours; `hash` is the SHA-256 of the whole token text, the text itself is never stored.
+
+    `kind` is `api` (an administrator issued it) or `session` (exchanged; then `identity` says for whose token).
+    """
 
     id: str = Field(primary_key=True, max_length=36)
     hash: str = Field(unique=True, max_length=64)
@@ -63,6 +67,20 @@ class Token(SQLModel, table=True):
     expires_at: datetime = Field(sa_type=UtcDateTime)
     revoked_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     last_used_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    kind: str = Field(default="api", max_length=10, sa_column_kwargs={"server_default": "api"})
+    identity: dict[str, Any] | None = Field(default=None, sa_type=JSON(none_as_null=True))
+
+
+class UsedToken(SQLModel, table=True):
+    """An issuer's token that was exchanged; kept until it could not be accepted any more, so that it is good once."""
+
+    __tablename__ = "used_token"
+    __table_args__ = (hex_64_check("token_sha256"),)
+
+    issuer: str = Field(primary_key=True, max_length=500)
+    token_sha256: str = Field(primary_key=True, max_length=64)
+    used_at: datetime = Field(sa_type=UtcDateTime)
+    expires_at: datetime = Field(index=True, sa_type=UtcDateTime)
 
 
 class Repository(SQLModel, table=True):

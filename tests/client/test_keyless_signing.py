@@ -170,7 +170,7 @@ def test_an_ambient_token_is_found(sigstore, no_ambient, monkeypatch):
 
 
 def test_without_a_token_the_message_says_what_to_do(sigstore, no_ambient):
-    with pytest.raises(Misconfigured, match=r"--identity-token-file or MODELREG_IDENTITY_TOKEN.*audience `sigstore`"):
+    with pytest.raises(Misconfigured, match=r"--sigstore-token-file or MODELREG_SIGSTORE_TOKEN.*audience `sigstore`"):
         keyless.load_keyless(sigstore.trust_config, None, {})
 
 

@@ -63,7 +63,7 @@ def world(tmp_path):
             def push(token, *arguments, expect=0):
                 return run(
                     "push", model, "demo/m:v1", "--sign", "keyless", "--sigstore-config", sigstore.trust_config,
-                    "--json", *arguments, expect=expect, MODELREG_IDENTITY_TOKEN=token,
+                    "--json", *arguments, expect=expect, MODELREG_SIGSTORE_TOKEN=token,
                 )  # fmt: skip
 
             yield SimpleNamespace(
@@ -100,7 +100,7 @@ def test_a_workloads_token_comes_from_a_file(world):
     file.write_text(world.sigstore.oidc.token(subject="spiffe://demo.example/ns/train/llama"))
     world.run(
         "push", world.model, "demo/m:v1", "--sign", "keyless", "--sigstore-config", world.sigstore.trust_config,
-        "--identity-token-file", file,
+        "--sigstore-token-file", file,
     )  # fmt: skip
 
     shown = json.loads(world.run("pull", "demo/m:v1", "--json").stdout)
@@ -124,7 +124,7 @@ def test_what_is_missing_is_said_before_anything_is_sent(world):
     no_ci = dict.fromkeys(["GITHUB_ACTIONS", "GITLAB_CI", "CIRCLECI", "BUILDKITE"], "")
     push = ("push", world.model, "demo/m", "--sign", "keyless", "--sigstore-config", world.sigstore.trust_config)
 
-    assert "--identity-token-file" in world.run(*push, expect=1, **no_ci).stderr
+    assert "--sigstore-token-file" in world.run(*push, expect=1, **no_ci).stderr
     refused = world.push(world.sigstore.oidc.token(email=EMAIL, aud="elsewhere"), expect=1)
     assert "audience `sigstore`" in refused.stderr
 
@@ -187,13 +187,13 @@ def test_verified_again_with_the_network_cut_and_the_sigstore_gone(tmp_path):
     with running_sigstore(tmp_path / "sigstore") as sigstore:
         with running_registry(tmp_path / "registry", policy=policy_of(sigstore)) as registry:
             env = registry.environment(tmp_path / "home")
-            env["MODELREG_IDENTITY_TOKEN"] = sigstore.oidc.token(email=EMAIL)
+            env["MODELREG_SIGSTORE_TOKEN"] = sigstore.oidc.token(email=EMAIL)
             config = ("--sigstore-config", sigstore.trust_config)
             pushed = cli("push", model, "demo/m:v1", "--sign", "keyless", *config, "--json", env=env)
             assert pushed.returncode == 0, pushed.stderr
             pulled = cli("pull", "demo/m:v1", "-o", tmp_path / "out", env=env)
             assert pulled.returncode == 0, pulled.stderr
-    del env["MODELREG_IDENTITY_TOKEN"]
+    del env["MODELREG_SIGSTORE_TOKEN"]
     artifact = json.loads(pushed.stdout)["artifact"]
     modelreg = [sys.executable, "-m", "modelreg.cli"]
     network = "import socket; socket.create_connection(('127.0.0.1', 9), 1)"

@@ -50,7 +50,7 @@ ALTERING = [
     'DELETE FROM custody_event WHERE "index" = 2',
 ]
 COPY = """"index", type, recorded_at, 'person:forger', token_id, repository, artifact, tag, host, client_address, user_agent,
-    purpose, detail, entry FROM custody_event WHERE "index" = 1"""
+    purpose, detail, entry, identity FROM custody_event WHERE "index" = 1"""
 ONLY_SQLITE = [f"INSERT OR REPLACE INTO custody_event SELECT {COPY}", f"REPLACE INTO custody_event SELECT {COPY}"]
 ONLY_POSTGRESQL = [
     "TRUNCATE custody_event",

@@ -64,14 +64,14 @@ def test_the_walk_finds_a_route_that_declares_nothing():
     assert "/plain" in found
 
 
-def test_only_health_is_public(registry):
+def test_only_health_and_logging_in_are_public(registry):
     public = [
         route.path
         for route in walk(registry.app.routes)
         if isinstance(route, APIRoute) and any(isinstance(found, Public) for found in declarations(route.dependant))
     ]
 
-    assert public == ["/health"]
+    assert sorted(public) == ["/health", "/v1/login-options", "/v1/token-exchange"]
 
 
 def test_no_route_is_a_coroutine_that_would_block_the_loop(registry):

@@ -3,28 +3,55 @@
 import argparse
 import getpass
 import sys
+import webbrowser
 
-from modelreg import credentials, wire
-from modelreg.commands import output_of, settings_of
+from modelreg import credentials, login, wire
+from modelreg.commands import Output, output_of, printable, settings_of
 from modelreg.commands.session import connect, connect_with
 from modelreg.errors import Invalid
+from modelreg.settings import Settings
 
 _UNITS = {"m": 60, "h": 3600, "d": 86400}
 
 
 def run_login(options: argparse.Namespace) -> int:
-    """`modelreg login [--token-stdin]`: the token is asked for without echo, or read from stdin; never an argument."""
+    """`modelreg login [--device | --no-browser | --workload | --token-stdin]`: a token is never an argument.
+
+    Where the registry names no provider, one of its tokens is asked for without echo.
+    """
     settings, output = settings_of(options), output_of(options)
     if options.token_stdin:
-        token = sys.stdin.readline().strip()
-    elif sys.stdin.isatty():
-        token = getpass.getpass(f"Token for {settings.registry}: ").strip()
+        return _login_with_token(settings, output, sys.stdin.readline().strip())
+    if settings.workload:
+        made = login.as_workload(settings)
     else:
-        raise Invalid("there is no terminal to ask on; pass the token with --token-stdin", field="token")
+        option = login.choose(settings, options.issuer)
+        if option is None:
+            if not sys.stdin.isatty():
+                raise Invalid(
+                    f"{settings.registry} names no provider to log in at, and there is no terminal to ask for a token on; "
+                    "pass it with --token-stdin",
+                    field="token",
+                )
+            return _login_with_token(settings, output, getpass.getpass(f"Token for {settings.registry}: ").strip())
+        browser = None if options.no_browser else webbrowser.open
+        made = login.as_person(settings, option, device=options.device, say=_say, open_browser=browser)
+    value = {"principal": made.principal, "expires_at": made.expires_at, "registry": settings.registry}
+    output.result(value, f"logged in to {settings.registry} as {made.principal}")
+    return 0
+
+
+def _login_with_token(settings: Settings, output: Output, token: str) -> int:
     who = connect_with(settings, credentials.require_token(token)).whoami()  # a token that does not work is not stored
-    credentials.store(settings.credentials, settings.registry, token)
+    keyring = settings.credential_store == "keyring"
+    credentials.write(settings.credentials, settings.registry, credentials.Login(token=token), keyring=keyring)
     output.result(who.model_dump(), f"logged in to {settings.registry} as {who.principal}")
     return 0
+
+
+def _say(text: str) -> None:
+    """What the user must read to log in, also with `-q`."""
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def run_whoami(options: argparse.Namespace) -> int:
@@ -37,11 +64,12 @@ def run_whoami(options: argparse.Namespace) -> int:
 
 
 def run_logout(options: argparse.Namespace) -> int:
-    """`modelreg logout`: forget the token on this machine; `modelreg token revoke` ends it everywhere."""
+    """`modelreg logout`: forget the login and end its refresh token; `modelreg token revoke` ends a token everywhere."""
     settings, output = settings_of(options), output_of(options)
-    forgotten = credentials.forget(settings.credentials, settings.registry)
+    forgotten, ended = login.log_out(settings)
     line = "forgot the token" if forgotten else "there was no token"
-    output.result({"forgotten": forgotten}, f"{line} for {settings.registry}")
+    more = ", and its provider ended the login" if ended else ""
+    output.result({"forgotten": forgotten, "ended_at_provider": ended}, f"{line} for {settings.registry}{more}")
     return 0
 
 
@@ -66,7 +94,7 @@ def run_token_create(options: argparse.Namespace) -> int:
 def run_token_list(options: argparse.Namespace) -> int:
     """`modelreg token list`."""
     rows = [row.model_dump() for row in connect(settings_of(options)).tokens()]
-    columns = ("id", "principal", "scopes", "expires_at", "revoked_at", "last_used_at", "last_four")
+    columns = ("id", "kind", "principal", "scopes", "expires_at", "revoked_at", "last_used_at", "last_four")
     output_of(options).table(rows, columns, "tokens")
     return 0
 

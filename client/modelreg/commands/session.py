@@ -1,20 +1,21 @@
 """The registry of a command, connected with the stored token."""
 
-from modelreg import connections, credentials
+from collections.abc import Callable
+
+from modelreg import connections, login
 from modelreg.api import Api
 from modelreg.settings import Settings
 
 
 def connect(settings: Settings) -> Api:
-    """The configured registry.
+    """The configured registry; a session is renewed when it ends.
 
     Raises:
         Unauthenticated: no token is stored for it.
     """
-    token = credentials.find(settings.credentials, settings.registry)
-    return connect_with(settings, token)
+    return connect_with(settings, login.session_token(settings))
 
 
-def connect_with(settings: Settings, token: str) -> Api:
+def connect_with(settings: Settings, token: str | Callable[[], str]) -> Api:
     """The configured registry, with this token."""
     return Api(settings.registry, token, connections.make_pool(settings.ca_file, settings.connections))

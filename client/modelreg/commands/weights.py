@@ -165,7 +165,7 @@ def _stamp(settings: Settings, api: Api, output: Output) -> Callable[[bytes], by
 
 def _signer(settings: Settings, method: str | None) -> signing.Signer:
     if method == "keyless":
-        return keyless.load_keyless(settings.sigstore_config, settings.identity_token_file, os.environ)
+        return keyless.load_keyless(settings.sigstore_config, settings.sigstore_token_file, os.environ)
     if settings.key is None:
         raise Misconfigured(
             "nothing to sign with: give --key (and --certificate), or set `key` in the configuration; "

@@ -6,7 +6,7 @@ A scope is `verb:repository-pattern` (`pull:acme/*`); patterns are anchored glob
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 from sqlmodel import Session
 
@@ -47,6 +47,7 @@ class Principal:
     scopes: tuple[Scope, ...]
     expires_at: datetime
     last_used_at: datetime | None = None
+    identity: dict[str, Any] | None = None  # whose token a session token was exchanged for
 
     def may(self, verb: Verb, repository: str) -> bool:
         """Whether a scope permits the verb on this repository."""

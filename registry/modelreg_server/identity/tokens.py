@@ -1,4 +1,6 @@
-"""API tokens: `mrg_api_<43 base62>_<6 base62>`, the last six a CRC-32 so that scanners recognise one without asking us.
+"""Our tokens: `mrg_api_<43 base62>_<6 base62>`, the last six a CRC-32 so that scanners recognise one without asking us.
+
+`mrg_session_…` is the same, made by an exchange (`modelreg_server.exchange`) and short-lived.
 
 256 random bits need no slow hash: the SHA-256 of the text is stored, the text is shown once and never logged.
 """
@@ -10,8 +12,9 @@ import string
 import uuid
 import zlib
 from datetime import datetime, timedelta
+from typing import Any
 
-from sqlmodel import Session, col, select
+from sqlmodel import Session, col, or_, select
 
 from modelreg.errors import NotFound, Unauthenticated
 from modelreg_server import custody
@@ -19,7 +22,7 @@ from modelreg_server.custody import Actor, Event, EventType
 from modelreg_server.identity import Anonymous, Principal, Scope, parse_scope
 from modelreg_server.tables import Token
 
-TOKEN = re.compile(r"mrg_api_(?P<secret>[0-9A-Za-z]{43})_(?P<checksum>[0-9A-Za-z]{6})", re.ASCII)
+TOKEN = re.compile(r"mrg_(?:api|session)_(?P<secret>[0-9A-Za-z]{43})_(?P<checksum>[0-9A-Za-z]{6})", re.ASCII)
 _ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _LAST_USED_EVERY = timedelta(minutes=1)  # a write on every request would make reading cost a commit
 
@@ -38,15 +41,16 @@ class TokenAuthenticator:
             raise Unauthenticated(
                 "the token is malformed, unknown, expired or revoked; run `modelreg login` with a new one"
             )
-        return Principal(row.principal, row.id, tuple(map(parse_scope, row.scopes)), row.expires_at, row.last_used_at)
+        return Principal(
+            row.principal, row.id, tuple(map(parse_scope, row.scopes)), row.expires_at, row.last_used_at, row.identity
+        )
 
 
 def issue(
     session: Session, actor: Actor, *, principal: str, scopes: list[Scope], lifetime: timedelta, now: datetime
 ) -> tuple[str, Token]:
     """Make a token inside the caller's transaction; returns the text, which is not kept, and its row."""
-    secret = "".join(secrets.choice(_ALPHABET) for _ in range(43))
-    text = f"mrg_api_{secret}_{_checksum(secret)}"
+    text = _new_text("api")
     row = Token(
         id=str(uuid.uuid4()),
         hash=_hash(text),
@@ -60,6 +64,33 @@ def issue(
     session.add(row)
     detail = {"token": row.id, "for": principal, "scopes": row.scopes, "expires_at": row.expires_at.isoformat()}
     custody.append(session, actor, Event(EventType.TOKEN_ISSUED, detail=detail), now)
+    return text, row
+
+
+def make_session(
+    session: Session,
+    *,
+    principal: str,
+    scopes: list[Scope],
+    identity: dict[str, Any],
+    lifetime: timedelta,
+    now: datetime,
+) -> tuple[str, Token]:
+    """Make a session token inside the caller's transaction, which appends the event; returns its text and row."""
+    text = _new_text("session")
+    row = Token(
+        id=str(uuid.uuid4()),
+        hash=_hash(text),
+        last_four=text[-4:],
+        principal=principal,
+        scopes=[str(scope) for scope in scopes],
+        created_at=now,
+        created_by=principal,
+        expires_at=now + lifetime,
+        kind="session",
+        identity=identity,
+    )
+    session.add(row)
     return text, row
 
 
@@ -79,9 +110,10 @@ def revoke(session: Session, actor: Actor, token_id: str, now: datetime) -> Toke
     return row
 
 
-def every_token(session: Session) -> list[Token]:
-    """All tokens, newest first."""
-    return list(session.exec(select(Token).order_by(col(Token.created_at).desc())))
+def every_token(session: Session, now: datetime) -> list[Token]:
+    """All API tokens, and the session tokens that have not expired; newest first."""
+    query = select(Token).where(or_(col(Token.kind) == "api", col(Token.expires_at) > now))
+    return list(session.exec(query.order_by(col(Token.created_at).desc())))
 
 
 def use_is_worth_noting(principal: Principal, now: datetime) -> bool:
@@ -99,6 +131,11 @@ def is_well_formed(untrusted_text: str) -> bool:
     """Whether the text has a token's form and checksum; says nothing about whether it exists."""
     match = TOKEN.fullmatch(untrusted_text)
     return match is not None and _checksum(match["secret"]) == match["checksum"]
+
+
+def _new_text(kind: str) -> str:
+    secret = "".join(secrets.choice(_ALPHABET) for _ in range(43))
+    return f"mrg_{kind}_{secret}_{_checksum(secret)}"
 
 
 def _checksum(secret: str) -> str:

@@ -66,4 +66,5 @@ def info_of(row: CustodyEvent) -> wire.EventInfo:
         user_agent=row.user_agent,
         purpose=row.purpose,
         detail=row.detail,
+        identity=row.identity,
     )

@@ -1,4 +1,4 @@
-"""Whether the process is up and its record can be read. The only route without a credential."""
+"""Whether the process is up and its record can be read. Needs no credential."""
 
 from fastapi import APIRouter, Depends
 from sqlalchemy import text

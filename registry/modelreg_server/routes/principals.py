@@ -45,9 +45,9 @@ def issue(request: wire.TokenRequest, caller: Administrator, session: WriteSessi
 
 
 @router.get("/tokens", summary="List tokens")
-def every_token(_caller: Administrator, session: ReadSession) -> wire.TokenList:
-    """All tokens, newest first, without their secrets."""
-    return wire.TokenList(tokens=[_info(row) for row in tokens.every_token(session)])
+def every_token(caller: Administrator, session: ReadSession) -> wire.TokenList:
+    """All API tokens and live session tokens, newest first, without their secrets."""
+    return wire.TokenList(tokens=[_info(row) for row in tokens.every_token(session, caller.now)])
 
 
 @router.delete("/tokens/{token_id}", summary="Revoke a token")
@@ -61,6 +61,7 @@ def revoke(token_id: IdPath, caller: Administrator, session: WriteSession) -> wi
 def _info(row: Token) -> wire.TokenInfo:
     return wire.TokenInfo(
         id=row.id,
+        kind=row.kind,
         principal=row.principal,
         scopes=row.scopes,
         created_at=row.created_at,

@@ -1,0 +1,70 @@
+"""A database of an earlier release becomes one of this release, with everything that was in it."""
+
+from datetime import UTC, datetime
+
+import pytest
+from alembic import command
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from modelreg.errors import Misconfigured
+from modelreg_server import custody, database, migrations
+from modelreg_server.custody import Actor, CustodyEvent, Event, EventType
+from modelreg_server.identity import tokens
+from modelreg_server.tables import Token
+
+
+@pytest.fixture
+def old(either_database):
+    """Schema 0001 with an event and a token, written in its own words."""
+    opened = database.connect(either_database["database_url"], 10)
+    with opened.engine.begin() as connection:
+        command.upgrade(migrations.configuration(connection), "0001")
+    now = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    at = now.replace(tzinfo=None) if opened.engine.dialect.name == "sqlite" else now
+    with opened.engine.begin() as connection:
+        connection.execute(
+            text(
+                'INSERT INTO custody_event ("index", type, recorded_at, principal, detail, entry) '
+                "VALUES (0, 'tag.moved', :at, 'person:old', '{}', :entry)"
+            ),
+            {"at": at, "entry": b"{}"},
+        )
+        connection.execute(text("UPDATE custody_head SET size = 1"))
+        connection.execute(
+            text(
+                "INSERT INTO token (id, hash, last_four, principal, scopes, created_at, created_by, expires_at) "
+                "VALUES ('t', :hash, 'abcd', 'person:old', '[\"pull:a/b\"]', :at, 'person:admin', :end)"
+            ),
+            {"hash": "0" * 64, "at": at, "end": at.replace(year=2099)},
+        )
+    yield opened
+    opened.dispose()
+
+
+@pytest.mark.filterwarnings("ignore:The default datetime adapter:DeprecationWarning")
+def test_events_and_tokens_of_the_first_schema_are_kept_and_stay_unalterable(old):
+    with pytest.raises(Misconfigured, match="modelreg-server migrate"):
+        migrations.require_current(old.engine)
+
+    migrations.migrate(old.engine)
+
+    migrations.require_current(old.engine)
+    with old.reading() as session:
+        event = session.get(CustodyEvent, 0)
+        assert (event.principal, event.entry, event.identity) == ("person:old", b"{}", None)
+        token = session.get(Token, "t")
+        assert (token.kind, token.identity, token.scopes) == ("api", None, ["pull:a/b"])
+    for statement in ("UPDATE custody_event SET identity = '{}'", "DELETE FROM custody_event"):
+        with pytest.raises(DBAPIError, match="append-only"), old.engine.begin() as connection:
+            connection.execute(text(statement))
+
+    identity = {"issuer": "https://ci.example", "subject": "s", "claims": {"a": True, "b": 1, "c": "x"}}
+    actor = Actor("workload:new", None, identity=identity)
+    with old.writing() as session, session.begin():
+        assert custody.append(session, actor, Event(EventType.TOKEN_EXCHANGED), datetime.now(UTC)) == 1
+        assert [row.kind for row in tokens.every_token(session, datetime.now(UTC))] == ["api"]
+    with old.reading() as session:
+        assert session.get(CustodyEvent, 1).identity == identity
+        # No identity is SQL's NULL, not JSON's null.
+        assert session.connection().execute(text("SELECT count(*) FROM token WHERE identity IS NULL")).scalar() == 1
