@@ -178,7 +178,7 @@ def test_a_ci_that_may_not_have_a_token_says_so(sigstore, no_ambient, monkeypatc
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     monkeypatch.delenv("ACTIONS_ID_TOKEN_REQUEST_TOKEN", raising=False)
 
-    with pytest.raises(Misconfigured, match="GitHub: missing or insufficient OIDC token permissions.*give --identity"):
+    with pytest.raises(Misconfigured, match="GitHub: missing or insufficient OIDC token permissions.*give --sigstore"):
         keyless.load_keyless(sigstore.trust_config, None, {})
 
 
