@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import anyio.to_thread
 from fastapi import FastAPI
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from modelreg import __version__
 from modelreg_server import database, problems
@@ -15,7 +16,7 @@ from modelreg_server.dependencies import Parts, read_policy
 from modelreg_server.identity.tokens import TokenAuthenticator
 from modelreg_server.measuring import Measuring
 from modelreg_server.migrations import require_current
-from modelreg_server.routes import events, grants, health, principals, publications, repositories
+from modelreg_server.routes import access, events, grants, health, hosts, principals, publications, repositories
 from modelreg_server.settings import Settings
 from modelreg_server.storage import BlobStore, Presigner
 from modelreg_server.storage.directory import DirectoryStore
@@ -69,10 +70,12 @@ def create_app(settings: Settings, clock: Callable[[], datetime] = lambda: datet
         clock=clock,
         counters=counters,
     )
-    for module in (health, principals, repositories, publications, grants, events):
+    for module in (health, principals, access, hosts, repositories, publications, grants, events):
         app.include_router(module.router)
     problems.install(app)
-    app.add_middleware(Traffic, counters=counters)
+    if settings.behind_proxy is not None:
+        app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=settings.behind_proxy)
+    app.add_middleware(Traffic, counters=counters)  # outermost
     return app
 
 

@@ -17,6 +17,7 @@ from sqlmodel import Field, Session, SQLModel, col, select
 
 from modelreg.canonical import canonical_json
 from modelreg.errors import RecordUnavailable, TooLarge
+from modelreg_server.access import HostFacts
 from modelreg_server.tables import UtcDateTime
 
 MAX_ENTRY_BYTES = 8 * 1024
@@ -36,21 +37,32 @@ class EventType(StrEnum):
     TAG_RESOLVED = "tag.resolved"
     TOKEN_ISSUED = "token.issued"  # noqa: S105  # an event's name
     TOKEN_REVOKED = "token.revoked"  # noqa: S105
+    ACCESS_GRANTED = "access.granted"
+    ACCESS_REVOKED = "access.revoked"
+    ACCESS_DENIED = "access.denied"  # a refused pull is `artifact.refused` instead
+    REPOSITORY_CHANGED = "repository.changed"
+    HOST_INVITED = "host.invited"
+    HOST_ENROLLED = "host.enrolled"
+    HOST_REVOKED = "host.revoked"
 
 
 @dataclass(frozen=True)
 class Actor:
-    """Who does it, from the verified credential; address and agent as the connection shows them."""
+    """Who does it, from the verified credential, on which host; address and agent as the connection shows them."""
 
     principal: str
     token_id: str | None
     client_address: str | None = None
     user_agent: str | None = None
+    host: HostFacts | None = None
 
 
 @dataclass(frozen=True)
 class Event:
-    """What to append. `host` and `purpose` are the client's words; `detail` holds JSON values, big things by digest."""
+    """What to append. `host` and `purpose` are the client's words; `detail` holds JSON values, big things by digest.
+
+    The host that is known stands in the actor.
+    """
 
     type: EventType
     repository: str | None = None
@@ -80,6 +92,9 @@ class CustodyEvent(SQLModel, table=True):
     purpose: str | None = Field(max_length=40)
     detail: dict[str, Any] = Field(sa_type=JSON)
     entry: bytes = Field(sa_type=LargeBinary)
+    verified_host: str | None = Field(default=None, index=True, max_length=100)
+    verified_host_class: str | None = Field(default=None, max_length=20)
+    verified_host_zone: str | None = Field(default=None, max_length=63)
 
 
 class CustodyHead(SQLModel, table=True):
@@ -113,6 +128,7 @@ def append(session: Session, actor: Actor, event: Event, now: datetime) -> int:
         RecordUnavailable: the database was never migrated.
     """
     agent = actor.user_agent[:MAX_TEXT_CHARS] if actor.user_agent else None
+    known = actor.host
     entry = canonical_json(
         {
             "v": 1,
@@ -124,6 +140,9 @@ def append(session: Session, actor: Actor, event: Event, now: datetime) -> int:
             "artifact": event.artifact,
             "tag": event.tag,
             "host": event.host,
+            "verified_host": (
+                {"name": known.name, "class": known.host_class.value, "zone": known.zone} if known else None
+            ),
             "client_address": actor.client_address,
             "user_agent": agent,
             "purpose": event.purpose,
@@ -151,6 +170,9 @@ def append(session: Session, actor: Actor, event: Event, now: datetime) -> int:
             purpose=event.purpose,
             detail=event.detail,
             entry=entry,
+            verified_host=known.name if known else None,
+            verified_host_class=known.host_class.value if known else None,
+            verified_host_zone=known.zone if known else None,
         )
     )
     return index

@@ -3,6 +3,7 @@
 import ipaddress
 from pathlib import Path
 from typing import Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -37,6 +38,14 @@ class Settings(BaseSettings):
     behind_proxy: str | None = Field(
         default=None, description="Addresses of the TLS proxies whose forwarded headers are believed, comma-separated."
     )
+    public_url: str | None = Field(
+        default=None,
+        description="The address clients are given; host signatures must be made for it. None takes the Host header.",
+    )
+    client_cert_header: bool = Field(
+        default=False,
+        description="Take a host's certificate from the Client-Cert header (RFC 9440) of the proxies in `behind_proxy`.",
+    )
     threads: int = Field(default=32, ge=2, le=512, description="Requests worked on at once by one process.")
     grant_seconds: int = Field(default=6 * 3600, ge=60, description="How long a grant can be used to fetch bytes.")
     presign_seconds: int = Field(default=60, ge=1, le=60, description="How long a presigned URL lives.")
@@ -52,6 +61,17 @@ class Settings(BaseSettings):
                 "the addresses of the proxies that terminate TLS",
                 setting="MODELREG_HOST",
             )
+        if self.client_cert_header and not _are_addresses(self.behind_proxy):
+            raise Misconfigured(
+                "client_cert_header believes whoever can send it: set behind_proxy to the addresses or networks of the "
+                "proxies, not to names or *",
+                setting="MODELREG_CLIENT_CERT_HEADER",
+            )
+        public = urlsplit(self.public_url or "https://none")
+        if public.scheme not in {"http", "https"} or not public.hostname or public.query or public.fragment:
+            raise Misconfigured(
+                "public_url is not an address; write https://host[:port]", setting="MODELREG_PUBLIC_URL"
+            )
         return self
 
     @property
@@ -65,3 +85,10 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _are_addresses(listed: str | None) -> bool:
+    try:
+        return bool([ipaddress.ip_network(item.strip()) for item in (listed or "").split(",")])
+    except ValueError:
+        return False

@@ -49,9 +49,11 @@ ALTERING = [
     "DELETE FROM custody_event",
     'DELETE FROM custody_event WHERE "index" = 2',
 ]
-COPY = """"index", type, recorded_at, 'person:forger', token_id, repository, artifact, tag, host, client_address, user_agent,
-    purpose, detail, entry FROM custody_event WHERE "index" = 1"""
-ONLY_SQLITE = [f"INSERT OR REPLACE INTO custody_event SELECT {COPY}", f"REPLACE INTO custody_event SELECT {COPY}"]
+REST = """token_id, repository, artifact, tag, host, client_address, user_agent, purpose, detail, entry, verified_host,
+    verified_host_class, verified_host_zone"""
+COPY = f"""custody_event ("index", type, recorded_at, principal, {REST})
+    SELECT "index", type, recorded_at, 'person:forger', {REST} FROM custody_event WHERE "index" = 1"""
+ONLY_SQLITE = [f"INSERT OR REPLACE INTO {COPY}", f"REPLACE INTO {COPY}"]
 ONLY_POSTGRESQL = [
     "TRUNCATE custody_event",
     "TRUNCATE custody_event CASCADE",

@@ -1,20 +1,13 @@
-"""The registry of a command, connected with the stored token."""
+"""The registry of a command, connected with what this machine has: a stored token, its host key, or both."""
 
-from modelreg import connections, credentials
-from modelreg.api import Api
+from modelreg import connections, enrolment
+from modelreg.api import Api, connect
 from modelreg.settings import Settings
 
-
-def connect(settings: Settings) -> Api:
-    """The configured registry.
-
-    Raises:
-        Unauthenticated: no token is stored for it.
-    """
-    token = credentials.find(settings.credentials, settings.registry)
-    return connect_with(settings, token)
+__all__ = ["connect", "connect_with"]
 
 
 def connect_with(settings: Settings, token: str) -> Api:
     """The configured registry, with this token."""
-    return Api(settings.registry, token, connections.make_pool(settings.ca_file, settings.connections))
+    pool = connections.make_pool(settings.ca_file, settings.connections)
+    return Api(settings.registry, token, pool, enrolment.key_for(settings.state_dir, settings.registry))

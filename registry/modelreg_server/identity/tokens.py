@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 
 from sqlmodel import Session, col, select
 
-from modelreg.errors import NotFound, Unauthenticated
+from modelreg.errors import Invalid, NotFound, Unauthenticated
 from modelreg_server import custody
 from modelreg_server.custody import Actor, Event, EventType
 from modelreg_server.identity import Anonymous, Principal, Scope, parse_scope
@@ -44,9 +44,16 @@ class TokenAuthenticator:
 def issue(
     session: Session, actor: Actor, *, principal: str, scopes: list[Scope], lifetime: timedelta, now: datetime
 ) -> tuple[str, Token]:
-    """Make a token inside the caller's transaction; returns the text, which is not kept, and its row."""
-    secret = "".join(secrets.choice(_ALPHABET) for _ in range(43))
-    text = f"mrg_api_{secret}_{_checksum(secret)}"
+    """Make a token inside the caller's transaction; returns the text, which is not kept, and its row.
+
+    Without scopes it has its principal's access grants.
+
+    Raises:
+        Invalid: for a host.
+    """
+    if principal.startswith("host:"):
+        raise Invalid("a host has a key, not a token; `modelreg host invite` begins its enrolment", field="principal")
+    text = new_text("api")
     row = Token(
         id=str(uuid.uuid4()),
         hash=_hash(text),
@@ -79,6 +86,17 @@ def revoke(session: Session, actor: Actor, token_id: str, now: datetime) -> Toke
     return row
 
 
+def new_text(kind: str) -> str:
+    """A new secret `mrg_<kind>_…` with its checksum; whoever keeps it keeps `stored_form` of it."""
+    secret = "".join(secrets.choice(_ALPHABET) for _ in range(43))
+    return f"mrg_{kind}_{secret}_{_checksum(secret)}"
+
+
+def stored_form(text: str) -> str:
+    """What the database keeps of a secret: 256 random bits need no slow hash."""
+    return _hash(text)
+
+
 def every_token(session: Session) -> list[Token]:
     """All tokens, newest first."""
     return list(session.exec(select(Token).order_by(col(Token.created_at).desc())))
@@ -86,12 +104,14 @@ def every_token(session: Session) -> list[Token]:
 
 def use_is_worth_noting(principal: Principal, now: datetime) -> bool:
     """Whether the last noted use is old enough to write a new one."""
+    if principal.token_id is None:
+        return False
     return principal.last_used_at is None or now - principal.last_used_at >= _LAST_USED_EVERY
 
 
 def note_use(session: Session, principal: Principal, now: datetime) -> None:
     """Remember that a token was used, inside the caller's transaction; for people, not for the record."""
-    if (row := session.get(Token, principal.token_id)) is not None:
+    if principal.token_id is not None and (row := session.get(Token, principal.token_id)) is not None:
         row.last_used_at = now
 
 
