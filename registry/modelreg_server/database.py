@@ -111,7 +111,9 @@ def insert_if_absent(session: Session, rows: Sequence[SQLModel]) -> int:
     new = 0
     for start in range(0, len(values), _INSERT_BATCH):
         statement = insert(table).values(values[start : start + _INSERT_BATCH]).on_conflict_do_nothing()
-        result = session.connection().execute(statement)
+        # Without the option SQLAlchemy forgets the count of an INSERT on PostgreSQL and says -1 (seen).
+        result = session.connection().execute(statement, execution_options={"preserve_rowcount": True})
         assert isinstance(result, CursorResult)
+        assert result.rowcount >= 0
         new += result.rowcount
     return new

@@ -135,6 +135,18 @@ def test_an_entry_is_canonical_and_says_what_the_columns_say(opened):
     assert row.recorded_at.tzinfo is not None
 
 
+def test_inserting_what_is_there_already_counts_as_nothing_on_both_databases(opened):
+    """The count decides: whether a nonce is new, whether a signature is an event, whether an upload lost a race."""
+    from modelreg_server.tables import Repository
+
+    def insert(*names):
+        rows = [Repository(name=name, created_at=datetime.now(UTC)) for name in names]
+        with opened.writing() as session, session.begin():
+            return database.insert_if_absent(session, rows)
+
+    assert [insert("a/b"), insert("a/b"), insert("a/b", "a/c"), insert()] == [1, 0, 1, 0]
+
+
 def test_an_entry_over_its_limit_is_refused_and_nothing_is_appended(opened):
     with pytest.raises(TooLarge):
         append(opened, text="x" * custody.MAX_ENTRY_BYTES)

@@ -90,7 +90,7 @@ def test_a_guarded_route_that_declares_nothing_cannot_be_defined():
 
     router = APIRouter(route_class=GuardedRoute)
     with pytest.raises(TypeError, match="declares neither"):
-        router.get("/forgotten")(lambda: {})
+        router.get("/forgotten")(dict)
 
 
 def test_no_route_is_a_coroutine_that_would_block_the_loop(registry):

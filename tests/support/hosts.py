@@ -35,11 +35,12 @@ class Machine:
         key: Ed25519PrivateKey | None = None,
         now: datetime | None = None,
         nonce: str | None = None,
+        url: str | None = None,
     ) -> dict[str, str]:
         """The headers of one signed request."""
         authorization = None if token is None else f"Bearer {token}"
         digest = None if body is None else host_signing.content_digest(body)
-        message = host_signing.message_to(method, self.registry.url + path, authorization, digest)
+        message = host_signing.message_to(method, (url or self.registry.url) + path, authorization, digest)
         signed = host_signing.sign(
             message, key or self.key, now or datetime.now(UTC), nonce or secrets.token_urlsafe(18)
         )

@@ -134,7 +134,7 @@ def use_up(session: Session, known: KnownHost, now: datetime) -> None:
     # The last second at which the window would take it again, and one for the fraction that `created` lacks.
     ends = datetime.fromtimestamp(known.signature.created, UTC) + timedelta(seconds=host_signing.WINDOW_SECONDS + 1)
     row = UsedNonce(host_id=known.host_id, nonce=known.signature.nonce, expires_at=ends)
-    if not insert_if_absent(session, [row]):
+    if insert_if_absent(session, [row]) != 1:
         raise host_signing.refusal()
     if secrets.randbelow(_PURGE_ONE_IN) == 0:
         session.connection().execute(delete(UsedNonce).where(col(UsedNonce.expires_at) < now))
