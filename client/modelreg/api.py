@@ -1,18 +1,23 @@
 """The registry's HTTP API, one method an endpoint: validated answers, and the server's own errors raised again."""
 
+import secrets
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote, urlencode
 
 import urllib3
 from pydantic import BaseModel, ValidationError
 from urllib3.exceptions import HTTPError
 
-from modelreg import connections, wire
+from modelreg import connections, host_signing, wire
 from modelreg.connections import Transient
 from modelreg.digests import Digest
 from modelreg.errors import ModelregError, StorageUnavailable, Unreachable
 from modelreg.settings import stays_private
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -21,12 +26,22 @@ _MAX_ANSWER_BYTES = 256 * 1024 * 1024
 
 
 class Api:
-    """A registry and a credential for it: a token, what gives the present one, or None for what is public. Thread-safe."""
+    """A registry and who asks: a token or what gives the present one, a host key, both, or None for what is public.
 
-    def __init__(self, registry: str, token: str | Callable[[], str] | None, pool: urllib3.PoolManager) -> None:
+    Thread-safe.
+    """
+
+    def __init__(
+        self,
+        registry: str,
+        token: str | Callable[[], str] | None,
+        pool: urllib3.PoolManager,
+        host_key: "Ed25519PrivateKey | None" = None,
+    ) -> None:
         self.registry = registry
         self._token = token
         self._pool = pool
+        self._host_key = host_key
 
     def whoami(self) -> wire.Whoami:
         """The principal behind the token."""
@@ -51,6 +66,48 @@ class Api:
     def revoke_token(self, token_id: str) -> wire.TokenInfo:
         """End a token (admin)."""
         return self._call("DELETE", f"/v1/tokens/{quote(token_id, safe='')}", wire.TokenInfo)
+
+    def grant_access(self, request: wire.AccessGrantRequest) -> wire.AccessGrantInfo:
+        """Give a subject a verb (admin). Not repeated by itself: a lost answer would leave two."""
+        return self._once("POST", "/v1/access/grants", wire.AccessGrantInfo, request)
+
+    def access_grants(self, subject: str | None) -> list[wire.AccessGrantInfo]:
+        """Access grants, newest first; with a subject, those that name it (admin)."""
+        query = "?" + urlencode({"subject": subject}) if subject else ""
+        return self._get(f"/v1/access/grants{query}", wire.AccessGrantList).grants
+
+    def revoke_access(self, grant_id: str) -> wire.AccessGrantInfo:
+        """End an access grant (admin)."""
+        return self._call("DELETE", f"/v1/access/grants/{quote(grant_id, safe='')}", wire.AccessGrantInfo)
+
+    def explain_access(self, **asked: str | None) -> wire.AccessExplanation:
+        """Whether somebody may, and why (audit or admin)."""
+        query = urlencode({name: value for name, value in asked.items() if value is not None})
+        return self._get(f"/v1/access/decision?{query}", wire.AccessExplanation)
+
+    def change_repository(self, repository: str, request: wire.RepositoryChange) -> wire.RepositorySettings:
+        """Change what is set for a repository (admin)."""
+        return self._call("PATCH", _path(repository), wire.RepositorySettings, request)
+
+    def invite_host(self, request: wire.HostInvitationRequest) -> wire.HostInvited:
+        """Invite a machine (admin). Not repeated by itself: a lost answer would leave a token nobody knows."""
+        return self._once("POST", "/v1/hosts/invitations", wire.HostInvited, request)
+
+    def enroll_host(self, request: wire.HostEnrolment) -> wire.HostInfo:
+        """Become a host; this connection's token is the invitation's and its host key the new one."""
+        return self._call("POST", "/v1/hosts", wire.HostInfo, request)
+
+    def hosts(self) -> wire.HostList:
+        """Hosts and open invitations (admin)."""
+        return self._get("/v1/hosts", wire.HostList)
+
+    def host(self, name: str) -> wire.HostInfo:
+        """One host (admin)."""
+        return self._get(f"/v1/hosts/{quote(name, safe='')}", wire.HostInfo)
+
+    def revoke_host(self, name: str) -> wire.HostRevoked:
+        """End a host (admin)."""
+        return self._call("DELETE", f"/v1/hosts/{quote(name, safe='')}", wire.HostRevoked)
 
     def repositories(self) -> Iterable[wire.RepositoryInfo]:
         """Every repository the principal may see, page by page."""
@@ -201,19 +258,30 @@ class Api:
         return self._read(response)
 
     def _send(self, method: str, path: str, headers: dict[str, str], body: object) -> urllib3.BaseHTTPResponse:
-        token = self._token() if callable(self._token) else self._token
-        credential = {} if token is None else {"Authorization": f"Bearer {token}"}
         response = connections.send(
             self._pool,
             method,
             self.registry + path,
-            headers={**headers, **credential, "Accept": "application/json"},
+            headers={**headers, **self._credentials(method, path, body), "Accept": "application/json"},
             body=body,
             where=self.registry,
         )
         if response.status >= 300:
             raise self._error(response.status, self._read(response))
         return response
+
+    def _credentials(self, method: str, path: str, body: object) -> dict[str, str]:
+        """Who sends this, made anew for every try: a host signature holds once."""
+        token = self._token() if callable(self._token) else self._token
+        authorization = None if token is None else f"Bearer {token}"
+        headers = {} if authorization is None else {"Authorization": authorization}
+        if self._host_key is not None:
+            # A part of a blob is streamed; the registry measures it against the manifest instead.
+            digest = host_signing.content_digest(body) if isinstance(body, bytes) else None
+            headers |= {} if digest is None else {"Content-Digest": digest}
+            message = host_signing.message_to(method, self.registry + path, authorization, digest)
+            headers |= host_signing.sign(message, self._host_key, datetime.now(UTC), secrets.token_urlsafe(18))
+        return headers
 
     def _read(self, response: urllib3.BaseHTTPResponse) -> bytes:
         try:

@@ -72,6 +72,8 @@ def parser() -> argparse.ArgumentParser:
     _looking(commands, common, top)
     _trust(commands, common)
     _account(commands, common)
+    _access(commands, common)
+    _hosts(commands, common)
     return top
 
 
@@ -239,13 +241,79 @@ def _account(commands: "Commands", common: argparse.ArgumentParser) -> None:
     )
     create = token.add_parser("create", parents=[common], help="issue a token; it is shown once")
     create.add_argument("principal", help="such as person:alice or workload:ci")
-    create.add_argument("--scope", action="append", required=True, help="verb:repository-pattern, such as pull:acme/*")
+    create.add_argument(
+        "--scope",
+        action="append",
+        help="verb:repository-pattern, such as pull:acme/*; without one it has the principal's access grants",
+    )
     create.add_argument("--expires", default="30d", help="15m, 12h, 30d; at most 366d")
     create.set_defaults(run="account:run_token_create")
     token.add_parser("list", parents=[common], help="list tokens").set_defaults(run="account:run_token_list")
     revoke = token.add_parser("revoke", parents=[common], help="end a token")
     revoke.add_argument("id")
     revoke.set_defaults(run="account:run_token_revoke")
+
+
+def _access(commands: "Commands", common: argparse.ArgumentParser) -> None:
+    conditions = argparse.ArgumentParser(add_help=False)
+    conditions.add_argument("--environment", help="such as production")
+    conditions.add_argument("--host-class", choices=["server", "workstation", "ci"], help="of the verified host")
+    conditions.add_argument("--zone", help="of the verified host")
+
+    access = commands.add_parser("access", help="who may do what, and why (admin)").add_subparsers(
+        required=True, metavar="grant|list|revoke|explain"
+    )
+    grant = access.add_parser("grant", parents=[common, conditions], help="give a subject a verb, on conditions")
+    grant.add_argument("subject", help="such as person:alice, workload:ci or host:gpu-*")
+    grant.add_argument("verb", help="pull (includes read-metadata), push, sign, tag, audit, admin …")
+    grant.add_argument("repository", help="a pattern such as acme/*")
+    grant.add_argument("--until", metavar="DURATION", help="15m, 12h, 30d; without one until it is revoked")
+    grant.set_defaults(run="access:run_grant")
+    listed = access.add_parser("list", parents=[common], help="list access grants")
+    listed.add_argument("--subject", help="only those that name it")
+    listed.set_defaults(run="access:run_list")
+    revoke = access.add_parser("revoke", parents=[common], help="end an access grant")
+    revoke.add_argument("id")
+    revoke.set_defaults(run="access:run_revoke")
+    explain = access.add_parser("explain", parents=[common, conditions], help="whether somebody may, with every reason")
+    explain.add_argument("subject", metavar="WHO")
+    explain.add_argument("verb", metavar="VERB")
+    explain.add_argument("reference", metavar="REF")
+    explain.set_defaults(run="access:run_explain")
+
+    repository = commands.add_parser("repository", help="what is set for a repository (admin)").add_subparsers(
+        required=True, metavar="set"
+    )
+    changed = repository.add_parser("set", parents=[common], help="change it")
+    changed.add_argument("name", metavar="NAME")
+    sensitive = changed.add_mutually_exclusive_group(required=True)
+    sensitive.add_argument(
+        "--sensitive", action="store_true", help="bytes go to verified hosts that are no workstations"
+    )
+    sensitive.add_argument("--not-sensitive", action="store_false", dest="sensitive", help="the default")
+    changed.set_defaults(run="access:run_repository_set")
+
+
+def _hosts(commands: "Commands", common: argparse.ArgumentParser) -> None:
+    host = commands.add_parser("host", help="machines the registry knows by their key").add_subparsers(
+        required=True, metavar="invite|enroll|list|show|revoke"
+    )
+    invite = host.add_parser("invite", parents=[common], help="say what a machine is; prints a one-time token (admin)")
+    invite.add_argument("name")
+    invite.add_argument("--class", dest="host_class", choices=["server", "workstation", "ci"], required=True)
+    invite.add_argument("--zone", required=True, help="where it stands, such as eu-1")
+    invite.add_argument("--label", action="append", default=[], metavar="NAME=VALUE")
+    invite.add_argument("--expires", default="1d", help="15m, 12h, 1d; at most 30d")
+    invite.set_defaults(run="hosts:run_invite")
+    enroll = host.add_parser("enroll", parents=[common], help="on the machine: make its key and become that host")
+    enroll.add_argument("--token-stdin", action="store_true", help="read the enrolment token from stdin")
+    enroll.add_argument("--replace", action="store_true", help="make a new key, forgetting an earlier enrolment")
+    enroll.set_defaults(run="hosts:run_enroll")
+    host.add_parser("list", parents=[common], help="list hosts and open invitations").set_defaults(run="hosts:run_list")
+    for name, text in (("show", "what is recorded of a host"), ("revoke", "end a host and its invitations")):
+        command = host.add_parser(name, parents=[common], help=text)
+        command.add_argument("name")
+        command.set_defaults(run=f"hosts:run_{name}")
 
 
 if __name__ == "__main__":

@@ -20,10 +20,10 @@ from typing import Any, Self
 
 from blake3 import blake3
 
-from modelreg import connections, credentials, launch, pinning, pull, trees
-from modelreg.api import Api
+from modelreg import launch, pinning, pull, trees
 from modelreg.cache import Cache
 from modelreg.errors import DigestMismatch, Misconfigured, NotFound
+from modelreg.login import connect
 from modelreg.manifests import FileEntry
 from modelreg.references import parse_reference
 from modelreg.settings import Settings
@@ -153,8 +153,7 @@ def open_verified(reference: str, settings: Settings | None = None) -> VerifiedM
     now = datetime.now(UTC)
     policy = pinning.load_policy(settings.trust_policy, settings.state_dir)
     cache = Cache(settings.cache_dir)
-    pool = connections.make_pool(settings.ca_file, settings.connections)
-    api = Api(settings.registry, credentials.find(settings.credentials, settings.registry), pool)
+    api = connect(settings)
     pulled = pull.pull(
         api,
         cache,

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
-from modelreg import ambient, connections, credentials, oidc, providers, wire
+from modelreg import ambient, connections, credentials, enrolment, oidc, providers, wire
 from modelreg.api import Api
 from modelreg.credentials import Login
 from modelreg.errors import Misconfigured, ModelregError, Unauthenticated, Untrusted
@@ -170,6 +170,23 @@ def session_token(settings: Settings) -> str | Callable[[], str]:
     if login is None:
         raise credentials.absent(settings.registry)
     return SessionToken(settings, login) if login.expires_at is not None else credentials.require_token(login.token)
+
+
+def connect(settings: Settings) -> Api:
+    """The configured registry, with what this machine has: a token or a session that renews itself, its host key, or both.
+
+    Raises:
+        Unauthenticated: no token is stored for it and this machine is not enrolled with it.
+    """
+    host_key = enrolment.key_for(settings.state_dir, settings.registry)
+    token: str | Callable[[], str] | None = None
+    try:
+        token = session_token(settings)
+    except Unauthenticated:
+        # A token that was given and cannot be one is a mistake, not a wish to go without.
+        if host_key is None or credentials.from_environment() is not None:
+            raise
+    return Api(settings.registry, token, connections.make_pool(settings.ca_file, settings.connections), host_key)
 
 
 def anonymous(settings: Settings) -> Api:

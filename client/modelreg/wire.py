@@ -32,6 +32,17 @@ RepositoryName = Annotated[
     ),
 ]
 Word = Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,200}$")]
+# The registry's own parser decides; these keep nonsense off its tables.
+Subject = Annotated[str, StringConstraints(pattern=r"^(person|workload|host):[\x21-\x7e]{1,190}$")]
+RepositoryPattern = Annotated[
+    str, StringConstraints(pattern=r"^[a-z0-9*._-]{1,64}/[a-z0-9*._-]{1,64}$", max_length=128)
+]
+VerbName = Literal["read-metadata", "pull", "push", "sign", "tag", "promote", "approve", "quarantine", "audit", "admin"]
+HostClassName = Literal["server", "workstation", "ci"]
+HostName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{0,99}$")]
+PlaceName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]  # a zone or an environment
+LabelName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._/-]{0,62}$")]
+LabelValue = Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{0,100}$")]
 Line = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{0,200}$")]
 
 
@@ -58,20 +69,156 @@ def request(model: type[W], **members: Any) -> W:
         raise Invalid(f"{where}: {first['msg']}", field=where) from None
 
 
+class AccessGrantRequest(Wire):
+    """Give the subjects of a pattern a verb on the repositories of a pattern, under conditions if need be."""
+
+    subject: Subject
+    verb: VerbName
+    repository: RepositoryPattern
+    environment: PlaceName | None = None
+    host_class: HostClassName | None = None
+    zone: PlaceName | None = None
+    expires_in_seconds: Annotated[int, Field(ge=60, le=3660 * 86400)] | None = None
+
+
+class AccessGrantInfo(Wire):
+    """An access grant as it is recorded."""
+
+    id: str
+    subject: str
+    verb: str
+    repository: str
+    environment: str | None
+    host_class: str | None
+    zone: str | None
+    not_after: datetime | None
+    created_at: datetime
+    created_by: str
+    revoked_at: datetime | None
+    revoked_by: str | None
+
+
+class AccessGrantList(Wire):
+    """Access grants, newest first."""
+
+    grants: list[AccessGrantInfo]
+
+
+class AccessReason(Wire):
+    """One grant that names the subject, and why it applies or not. `origin` is its id, or `scope`."""
+
+    grant: str
+    origin: str
+    applies: bool
+    text: str
+
+
+class AccessOfToken(Wire):
+    """What a token with scopes may: its scopes and nothing else."""
+
+    token_id: str
+    allowed: bool
+    reasons: list[AccessReason]
+
+
+class AccessExplanation(Wire):
+    """`allowed` is what the subject's access grants say: for a token without scopes, a session, a host."""
+
+    subject: str
+    verb: str
+    repository: str
+    sensitive: bool
+    allowed: bool
+    reasons: list[AccessReason]
+    tokens: list[AccessOfToken]
+
+
 class Whoami(Wire):
-    """The principal behind the credential that was sent."""
+    """The principal behind the credential that was sent, and the host whose key signed the request."""
 
     principal: str
     scopes: list[str]
+    expires_at: datetime | None
+    token_id: str | None
+    host: str | None
+    host_class: str | None
+    host_zone: str | None
+    grants: list[str]
+
+
+class HostInvitationRequest(Wire):
+    """Say what a machine is before it enrols: only an administrator's word counts."""
+
+    name: HostName
+    host_class: HostClassName
+    zone: PlaceName
+    labels: Annotated[dict[LabelName, LabelValue], Field(max_length=16)] = {}
+    expires_in_seconds: Annotated[int, Field(ge=60, le=30 * 86400)] = 86400
+
+
+class HostInvitationInfo(Wire):
+    """An invitation without its secret."""
+
+    id: str
+    name: str
+    host_class: str
+    zone: str
+    labels: dict[str, str]
+    created_at: datetime
+    created_by: str
     expires_at: datetime
-    token_id: str
+
+
+class HostInvited(Wire):
+    """The only time the enrolment token is shown."""
+
+    token: str
+    invitation: HostInvitationInfo
+
+
+class HostEnrolment(Wire):
+    """A host's public key: base64 of its DER SubjectPublicKeyInfo. The request is signed with it."""
+
+    public_key: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/]{59}=$")]
+
+
+class HostInfo(Wire):
+    """A host as it is recorded."""
+
+    id: str
+    name: str
+    host_class: str
+    zone: str
+    labels: dict[str, str]
+    key_id: str
+    enrolled_at: datetime
+    invited_by: str
+    revoked_at: datetime | None
+    revoked_by: str | None
+
+
+class HostRevoked(Wire):
+    """The host of the name, if there ever was one, and how many open invitations were withdrawn."""
+
+    host: HostInfo | None
+    withdrawn_invitations: int
+
+
+class HostList(Wire):
+    """Hosts, newest first, and the invitations that are still open."""
+
+    hosts: list[HostInfo]
+    invitations: list[HostInvitationInfo]
 
 
 class TokenRequest(Wire):
-    """Ask for a token for a principal such as `person:alice` or `workload:ci`; scopes are `verb:repository-pattern`."""
+    """Ask for a token for a principal such as `person:alice` or `workload:ci`; scopes are `verb:repository-pattern`.
+
+    A token with scopes has exactly those rights; one without (left out, not empty) has its principal's access grants.
+    """
 
     principal: Word
-    scopes: Annotated[list[Word], Field(min_length=1, max_length=64)]
+    scopes: Annotated[list[Word], Field(min_length=1, max_length=64)] | None = None
     expires_in_seconds: Annotated[int, Field(ge=60, le=366 * 86400)]
 
 
@@ -247,6 +394,20 @@ class RepositoryInfo(Wire):
     repository: RepositoryName
     artifacts: int
     created_at: datetime
+    sensitive: bool
+
+
+class RepositoryChange(Wire):
+    """What to set."""
+
+    sensitive: bool
+
+
+class RepositorySettings(Wire):
+    """What is set for a repository."""
+
+    repository: RepositoryName
+    sensitive: bool
 
 
 class Repositories(Wire):
@@ -289,6 +450,7 @@ class ArtifactDetail(Wire):
 
     info: ArtifactInfo
     repository: RepositoryName
+    sensitive: bool
     manifest: str
     signatures: list[SignatureInfo]
 
@@ -336,7 +498,7 @@ class Recorded(Wire):
 
 
 class EventInfo(Wire):
-    """One custody event."""
+    """One custody event. `host` is what the client called its machine; `verified_host` is whose key signed."""
 
     index: int
     type: str
@@ -352,6 +514,9 @@ class EventInfo(Wire):
     purpose: str | None
     detail: dict[str, Any]
     identity: dict[str, Any] | None = None
+    verified_host: str | None
+    verified_host_class: str | None
+    verified_host_zone: str | None
 
 
 class Events(Wire):

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import anyio.to_thread
 from fastapi import FastAPI
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from modelreg import __version__
 from modelreg_server import database, problems, timestamping
@@ -16,7 +17,18 @@ from modelreg_server.identity.federation import Federation
 from modelreg_server.identity.tokens import TokenAuthenticator
 from modelreg_server.measuring import Measuring
 from modelreg_server.migrations import require_current
-from modelreg_server.routes import events, exchange, grants, health, principals, publications, repositories, timestamps
+from modelreg_server.routes import (
+    access,
+    events,
+    exchange,
+    grants,
+    health,
+    hosts,
+    principals,
+    publications,
+    repositories,
+    timestamps,
+)
 from modelreg_server.settings import Settings
 from modelreg_server.storage import BlobStore, Presigner
 from modelreg_server.storage.directory import DirectoryStore
@@ -74,10 +86,13 @@ def create_app(settings: Settings, clock: Callable[[], datetime] = lambda: datet
         counters=counters,
         tsa=_time_stamping_authority(settings),
     )
-    for module in (health, exchange, principals, repositories, publications, grants, events, timestamps):
+    routes = (health, exchange, principals, access, hosts, repositories, publications, grants, events, timestamps)
+    for module in routes:
         app.include_router(module.router)
     problems.install(app)
-    app.add_middleware(Traffic, counters=counters)
+    if settings.behind_proxy is not None:
+        app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=settings.behind_proxy)
+    app.add_middleware(Traffic, counters=counters)  # outermost
     return app
 
 

@@ -6,6 +6,10 @@ from sqlalchemy import func
 from sqlmodel import Session, col, select
 
 from modelreg.errors import NotFound
+from modelreg_server import custody
+from modelreg_server.callers import Caller
+from modelreg_server.custody import Event, EventType
+from modelreg_server.database import Database
 from modelreg_server.identity import Principal, Verb
 from modelreg_server.tables import Artifact, Publication, Repository, Signature, Tag
 from modelreg_server.tagging import repository_row
@@ -79,6 +83,25 @@ def detail(session: Session, repository: str, artifact: str) -> tuple[Listed, by
     ).all()
     tags = _tags_by_artifact(session, row).get(artifact, [])
     return Listed(publication, artifact, stored.size_bytes, stored.file_count, tags), stored.manifest, list(signatures)
+
+
+def change(database: Database, caller: Caller, repository: str, *, sensitive: bool) -> Repository:
+    """Set what administrators set for a repository; setting it again is no event.
+
+    Raises:
+        NotFound: there is no such repository; the first publication makes it.
+    """
+    with database.writing() as session, session.begin():
+        row = repository_row(session, repository)
+        custody.hold(session)
+        session.refresh(row)
+        if row.sensitive != sensitive:
+            row.sensitive = sensitive
+            event = Event(EventType.REPOSITORY_CHANGED, repository, detail={"sensitive": sensitive})
+            custody.append(session, caller.actor, event, caller.now)
+        session.flush()
+        session.expunge_all()
+    return row
 
 
 def _tags_by_artifact(session: Session, repository: Repository) -> dict[str, list[str]]:

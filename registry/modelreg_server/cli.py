@@ -116,8 +116,7 @@ def _serve(options: argparse.Namespace) -> None:
         access_log=False,  # it would log query strings
         server_header=False,
         date_header=True,
-        proxy_headers=settings.behind_proxy is not None,
-        forwarded_allow_ips=settings.behind_proxy or "",
+        proxy_headers=False,  # `create_app` believes them, after it has noted whom the connection is from
         ssl_certfile=str(settings.tls_certificate) if settings.tls_certificate else None,
         ssl_keyfile=str(settings.tls_key) if settings.tls_key else None,
         timeout_graceful_shutdown=10,

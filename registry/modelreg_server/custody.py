@@ -17,6 +17,7 @@ from sqlmodel import Field, Session, SQLModel, col, select
 
 from modelreg.canonical import canonical_json
 from modelreg.errors import RecordUnavailable, TooLarge
+from modelreg_server.access import HostFacts
 from modelreg_server.tables import UtcDateTime
 
 MAX_ENTRY_BYTES = 8 * 1024
@@ -37,11 +38,18 @@ class EventType(StrEnum):
     TOKEN_ISSUED = "token.issued"  # noqa: S105  # an event's name
     TOKEN_REVOKED = "token.revoked"  # noqa: S105
     TOKEN_EXCHANGED = "token.exchanged"  # noqa: S105  # an issuer's token for a session token
+    ACCESS_GRANTED = "access.granted"
+    ACCESS_REVOKED = "access.revoked"
+    ACCESS_DENIED = "access.denied"  # a refused pull is `artifact.refused` instead
+    REPOSITORY_CHANGED = "repository.changed"
+    HOST_INVITED = "host.invited"
+    HOST_ENROLLED = "host.enrolled"
+    HOST_REVOKED = "host.revoked"
 
 
 @dataclass(frozen=True)
 class Actor:
-    """Who does it, from the verified credential; address and agent as the connection shows them.
+    """Who does it, from the verified credential, on which host; address and agent as the connection shows them.
 
     `identity` is what stands behind a session token: the issuer, its subject and the claims that a rule used.
     """
@@ -51,11 +59,15 @@ class Actor:
     client_address: str | None = None
     user_agent: str | None = None
     identity: dict[str, Any] | None = None
+    host: HostFacts | None = None
 
 
 @dataclass(frozen=True)
 class Event:
-    """What to append. `host` and `purpose` are the client's words; `detail` holds JSON values, big things by digest."""
+    """What to append. `host` and `purpose` are the client's words; `detail` holds JSON values, big things by digest.
+
+    The host that is known stands in the actor.
+    """
 
     type: EventType
     repository: str | None = None
@@ -86,6 +98,9 @@ class CustodyEvent(SQLModel, table=True):
     detail: dict[str, Any] = Field(sa_type=JSON)
     entry: bytes = Field(sa_type=LargeBinary)
     identity: dict[str, Any] | None = Field(default=None, sa_type=JSON(none_as_null=True))
+    verified_host: str | None = Field(default=None, index=True, max_length=100)
+    verified_host_class: str | None = Field(default=None, max_length=20)
+    verified_host_zone: str | None = Field(default=None, max_length=63)
 
 
 class CustodyHead(SQLModel, table=True):
@@ -119,6 +134,7 @@ def append(session: Session, actor: Actor, event: Event, now: datetime) -> int:
         RecordUnavailable: the database was never migrated.
     """
     agent = actor.user_agent[:MAX_TEXT_CHARS] if actor.user_agent else None
+    known = actor.host
     entry = canonical_json(
         {
             "v": 1,
@@ -131,6 +147,9 @@ def append(session: Session, actor: Actor, event: Event, now: datetime) -> int:
             "artifact": event.artifact,
             "tag": event.tag,
             "host": event.host,
+            "verified_host": (
+                {"name": known.name, "class": known.host_class.value, "zone": known.zone} if known else None
+            ),
             "client_address": actor.client_address,
             "user_agent": agent,
             "purpose": event.purpose,
@@ -159,6 +178,9 @@ def append(session: Session, actor: Actor, event: Event, now: datetime) -> int:
             detail=event.detail,
             entry=entry,
             identity=actor.identity,
+            verified_host=known.name if known else None,
+            verified_host_class=known.host_class.value if known else None,
+            verified_host_zone=known.zone if known else None,
         )
     )
     return index

@@ -6,22 +6,26 @@ that declares neither `Requires` nor `Public`. Sessions only open and close here
 
 import ipaddress
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote, urlsplit
 
 from fastapi import Depends, Request
+from fastapi.concurrency import run_in_threadpool
 from sqlmodel import Session
 
-from modelreg import trust
-from modelreg.errors import Forbidden, Misconfigured, Unauthenticated
+from modelreg import host_signing, trust
+from modelreg.errors import Misconfigured, Unauthenticated
 from modelreg.references import parse_repository
+from modelreg_server import access_grants, enrolment
 from modelreg_server.callers import Caller, denied
 from modelreg_server.custody import Actor
 from modelreg_server.database import Database
-from modelreg_server.identity import Anonymous, Authenticator, Verb, tokens
+from modelreg_server.identity import EVERYWHERE, Anonymous, Authenticator, Verb, hosts, tokens
 from modelreg_server.identity.federation import Federation
+from modelreg_server.identity.hosts import Received
 from modelreg_server.measuring import Measuring
 from modelreg_server.settings import Settings
 from modelreg_server.storage import BlobStore, Presigner
@@ -95,35 +99,81 @@ ReadSession = Annotated[Session, Depends(_reading)]
 WriteSession = Annotated[Session, Depends(_writing)]
 
 
-def _caller(request: Request, parts: PartsDep) -> Caller:
+def received_of(request: Request) -> Received:
+    """The request as a host signature covers it: under the registry's public address, whatever a proxy made of it."""
+    settings = parts_of(request).settings
+    path = request.scope.get("raw_path") or quote(request.scope["path"]).encode()
+    authority, prefix = ",".join(request.headers.getlist("host")).lower(), ""
+    if settings.public_url is not None:
+        authority = host_signing.authority_of(settings.public_url)
+        prefix = urlsplit(settings.public_url).path.rstrip("/")
+    return Received(
+        method=request.method,
+        authority=authority,
+        path=prefix + path.decode("latin-1"),
+        query=request.scope["query_string"].decode("latin-1"),
+        headers={name: request.headers.getlist(name) for name in hosts.SINGLE_HEADERS},
+        peer=request.scope.get("modelreg_peer"),
+    )
+
+
+def authenticate(request: Request) -> Caller:
+    """Who calls, on which host; once a request, before its body is read.
+
+    Raises:
+        Unauthenticated: no credential, or one that does not hold; a host that is claimed and not proved.
+    """
+    parts = parts_of(request)
     now = parts.clock()
-    scheme, _, credential = request.headers.get("authorization", "").partition(" ")
-    if scheme and scheme.lower() != "bearer":
-        raise Unauthenticated("send the token as `Authorization: Bearer …`")
+    received = received_of(request)
+    credential = _bearer(received)
+    proxies = parts.settings.behind_proxy if parts.settings.client_cert_header else None
     with parts.database.reading() as session:
-        principal = parts.authenticator.authenticate(session, credential.strip() or None, now)
-    if isinstance(principal, Anonymous):
-        raise Unauthenticated("this registry has no anonymous access; run `modelreg login`")
-    if tokens.use_is_worth_noting(principal, now):
+        known = hosts.known_host(session, received, proxies, now)
+        principal = parts.authenticator.authenticate(session, credential, now)
+        if isinstance(principal, Anonymous):
+            if known is None:
+                raise Unauthenticated("this registry has no anonymous access; run `modelreg login`")
+            principal = known.principal
+        grants = () if principal.scopes else access_grants.grants_of(session, principal.name)
+    host = known.facts if known else None
+    principal = replace(principal, grants=grants, host=host, at=now)
+    worth_noting = tokens.use_is_worth_noting(principal, now)
+    if worth_noting or (known and known.signature):
         with parts.database.writing() as session, session.begin():
-            tokens.note_use(session, principal, now)
+            if known is not None:
+                hosts.use_up(session, known, now)
+            if worth_noting:
+                tokens.note_use(session, principal, now)
     request.scope["modelreg_principal"] = principal.name
-    address, agent = client_of(request)
-    return Caller(principal, Actor(principal.name, principal.token_id, address, agent, principal.identity), now)
+    actor = Actor(principal.name, principal.token_id, *client_of(request), identity=principal.identity, host=host)
+    caller = Caller(principal, actor, now)
+    request.scope["modelreg_caller"] = caller
+    return caller
 
 
 def client_of(request: Request) -> tuple[str | None, str]:
-    """Address and agent, as the connection shows them."""
+    """Address and agent, as the connection shows them; text that a listed proxy forwards and is no address is none."""
     agent = request.headers.get("user-agent", "").encode("ascii", "replace").decode()
-    return _address(request), agent
-
-
-def _address(request: Request) -> str | None:
-    """The client's address; a listed proxy may forward text that is none, and that is not recorded as one."""
     try:
-        return str(ipaddress.ip_address(request.client.host)) if request.client else None
+        return str(ipaddress.ip_address(request.client.host)) if request.client else None, agent
     except ValueError:
-        return None
+        return None, agent
+
+
+def _bearer(received: Received) -> str | None:
+    scheme, _, credential = (received.header("authorization") or "").partition(" ")
+    if scheme and scheme.lower() != "bearer":
+        raise Unauthenticated("send the token as `Authorization: Bearer …`")
+    return credential.strip() or None
+
+
+async def _caller(request: Request) -> Caller:
+    caller = request.scope.get("modelreg_caller")  # `guarding` has authenticated already
+    if caller is None:
+        caller = await run_in_threadpool(authenticate, request)
+    assert isinstance(caller, Caller)
+    return caller
 
 
 CallerDep = Annotated[Caller, Depends(_caller)]
@@ -133,28 +183,80 @@ CallerDep = Annotated[Caller, Depends(_caller)]
 class Requires:
     """Declares the verb a route needs. With a repository in the path it is decided here, else by the operation.
 
-    Reading what is hidden answers as if it were absent; writing answers alike whether it exists or not.
+    Reading what is hidden answers as if it were absent; writing answers alike whether it exists or not. `or_verb` does
+    as well; the operation says for what. With `streams` the body is bytes of a blob, which are measured, not signed.
     """
 
     verb: Verb | None
+    or_verb: Verb | None = None
+    streams: bool = False
 
-    def __call__(self, request: Request, caller: CallerDep) -> Caller:
+    def admit(self, request: Request) -> None:
+        """Authenticate and decide, with nothing but the head of the request."""
+        self._decide(request, authenticate(request))
+
+    async def __call__(self, request: Request, caller: CallerDep) -> Caller:
         """Refuse, or pass the caller on."""
+        self._decide(request, caller)
+        return caller
+
+    def _decide(self, request: Request, caller: Caller) -> None:
         if self.verb is None:
-            return caller
+            return
         if "namespace" in request.path_params:
             repository = repository_of(request)
-            if not caller.principal.may(self.verb, repository):
-                raise denied(caller.principal, self.verb, repository)
-        elif self.verb is Verb.ADMIN and not caller.principal.may_everywhere(Verb.ADMIN):
-            raise Forbidden(f"{caller.principal.name} may not administer this registry (needs the scope admin:*/*)")
-        return caller
+        elif self.verb is Verb.ADMIN:
+            repository = EVERYWHERE
+        else:
+            return
+        wanted = [verb for verb in (self.verb, self.or_verb) if verb is not None]
+        if not any(caller.principal.may(verb, repository) for verb in wanted):
+            raise denied(caller.principal, self.verb, repository)
+
+
+@dataclass(frozen=True)
+class Invited:
+    """An invitation that the request's token names, and who uses it."""
+
+    invitation_id: str
+    actor: Actor
+    now: datetime
+
+
+@dataclass(frozen=True)
+class RequiresInvitation(Requires):
+    """Declares that a route takes an enrolment token and nothing else."""
+
+    verb: Verb | None = None
+
+    def admit(self, request: Request) -> None:
+        """Find the invitation; the operation looks again inside its transaction."""
+        parts = parts_of(request)
+        now = parts.clock()
+        with parts.database.reading() as session:
+            row = enrolment.invitation_of(session, _bearer(received_of(request)), now)
+            invited = Invited(row.id, Actor(f"host:{row.name}", None, *client_of(request)), now)
+        request.scope["modelreg_principal"] = invited.actor.principal
+        request.scope["modelreg_invited"] = invited
+
+    async def __call__(self, request: Request) -> Invited:  # type: ignore[override]  # another credential, another proof
+        """Pass the invitation on."""
+        if "modelreg_invited" not in request.scope:
+            await run_in_threadpool(self.admit, request)
+        invited = request.scope["modelreg_invited"]
+        assert isinstance(invited, Invited)
+        return invited
 
 
 class Public:
     """Declares that a route needs no credential."""
 
+    streams = False
+
     def __call__(self) -> None:
+        """Nothing to check."""
+
+    def admit(self, request: Request) -> None:
         """Nothing to check."""
 
 

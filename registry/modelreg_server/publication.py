@@ -20,11 +20,11 @@ from sqlmodel import Session, col, select
 
 from modelreg import bundles, manifests, verification
 from modelreg.digests import sha256_of
-from modelreg.errors import Conflict, DigestMismatch, Forbidden, ManifestInvalid, NotFound
+from modelreg.errors import Conflict, DigestMismatch, ManifestInvalid, NotFound
 from modelreg.manifests import FileEntry, Manifest
 from modelreg.trust import TrustPolicy
 from modelreg_server import custody, storage
-from modelreg_server.callers import Caller
+from modelreg_server.callers import Caller, denied
 from modelreg_server.custody import Event, EventType
 from modelreg_server.database import Database, insert_if_absent
 from modelreg_server.identity import Principal, Verb
@@ -70,15 +70,19 @@ def begin(
         raw_manifest: untrusted.
         raw_bundle: untrusted; verified before a byte is uploaded, and again in `finish`.
 
+    A further signature on an artifact that is published here takes `sign`, anything else `push`.
+
     Raises:
         Untrusted: manifest or signature do not hold.
-        Forbidden: tags are asked for and the caller may not move tags here.
+        Forbidden: tags are asked for and the caller may not move tags here; or it may sign only, and there is nothing.
         DigestMismatch: a file is declared with digests that do not belong together.
     """
     verified = verification.verify(raw_bundle, raw_manifest, policy=policy, repository=repository, now=caller.now)
     manifest = verified.manifest
     _require_tag_right(caller, repository, tags)
     with database.writing() as session, session.begin():
+        if not _may_push_or_sign(session, caller, repository, str(manifest.digest)):
+            raise denied(caller.principal, Verb.PUSH, repository)
         attempt = session.exec(
             select(Attempt).where(
                 Attempt.repository == repository,
@@ -104,7 +108,7 @@ def begin(
         else:
             attempt.bundle, attempt.tags = raw_bundle, list(tags)
         session.flush()
-        blobs = _missing(session, caller.principal, attempt.id, manifest)
+        blobs = _missing(session, caller.principal, attempt, manifest)
         session.expunge_all()
     return Missing(attempt, blobs)
 
@@ -122,8 +126,9 @@ def open_attempt(session: Session, caller: Caller, attempt_id: str, *, lock: boo
     row = session.exec(query.with_for_update() if lock else query).one_or_none()
     if row is None or row.principal != caller.principal.name or caller.now >= row.expires_at:
         raise NotFound(f"there is no open publication {attempt_id[:40]} of yours; push again")
-    if not caller.principal.may(Verb.PUSH, row.repository):
-        raise Forbidden(f"{caller.principal.name} may not push to {row.repository} any more")
+    if not _may_push_or_sign(session, caller, row.repository, row.artifact_digest):
+        detail = f"{caller.principal.name} may not push to {row.repository} any more"
+        raise denied(caller.principal, Verb.PUSH, row.repository, detail=detail)
     return row
 
 
@@ -236,7 +241,7 @@ def finish(database: Database, store: BlobStore, caller: Caller, attempt_id: str
         if attempt.event_index is not None:
             session.expunge_all()
             return attempt
-        if missing := _missing(session, caller.principal, attempt_id, verified.manifest):
+        if missing := _missing(session, caller.principal, attempt, verified.manifest):
             raise Conflict(f"{len(missing)} blobs are not uploaded and measured yet", missing_count=len(missing))
         redundant = _accept_blobs(session, attempt_id)
         _insert_artifact(session, verified.manifest)
@@ -299,17 +304,37 @@ def _written_parts(store: BlobStore, row: BlobUpload) -> frozenset[int]:
 
 def _require_tag_right(caller: Caller, repository: str, tags: Sequence[str]) -> None:
     if tags and not caller.principal.may(Verb.TAG, repository):
-        raise Forbidden(f"{caller.principal.name} may push to {repository} but not move tags; push without --tag")
+        detail = f"{caller.principal.name} may push to {repository} but not move tags; push without --tag"
+        raise denied(caller.principal, Verb.TAG, repository, detail=detail)
 
 
-def _missing(session: Session, principal: Principal, attempt_id: str, manifest: Manifest) -> list[str]:
-    """Blobs that are neither measured in this attempt nor in an artifact the principal may pull."""
+def _may_push_or_sign(session: Session, caller: Caller, repository: str, artifact: str) -> bool:
+    """Whether the caller may publish, or may sign and the artifact is published here already."""
+    if caller.principal.may(Verb.PUSH, repository):
+        return True
+    if not caller.principal.may(Verb.SIGN, repository):
+        return False
+    query = (
+        select(Publication.id)
+        .join(Repository, col(Repository.id) == col(Publication.repository_id))
+        .where(Repository.name == repository, Publication.artifact_digest == artifact)
+    )
+    return session.exec(query).one_or_none() is not None
+
+
+def _missing(session: Session, principal: Principal, attempt: Attempt, manifest: Manifest) -> list[str]:
+    """Blobs that are neither measured in this attempt nor in an artifact the principal may pull.
+
+    Who may only sign sends none: what they sign is here.
+    """
+    if not principal.may(Verb.PUSH, attempt.repository):
+        return []
     stated = {facts_of(entry) for entry in manifest.files}
     declared = {facts.blake3: facts for facts in stated}
     if len(stated) != len(declared):
         raise ManifestInvalid("the manifest gives one BLAKE3 to different bytes")
     query = select(BlobUpload.blake3).where(
-        BlobUpload.attempt_id == attempt_id, col(BlobUpload.measured_at).is_not(None)
+        BlobUpload.attempt_id == attempt.id, col(BlobUpload.measured_at).is_not(None)
     )
     present = set(session.exec(query))
     wanted = sorted(declared.keys() - present)
@@ -323,13 +348,17 @@ def _readable(
 ) -> set[str]:
     """Which of the wanted blobs the principal may pull already, through any artifact in any repository."""
     holders = (
-        select(ArtifactFile.blake3, Repository.name)
+        select(ArtifactFile.blake3, Repository.name, Repository.sensitive)
         .join(Publication, col(Publication.artifact_digest) == col(ArtifactFile.artifact_digest))
         .join(Repository, col(Repository.id) == col(Publication.repository_id))
         .where(col(ArtifactFile.blake3).in_(wanted))
         .distinct()
     )
-    readable = {blake3 for blake3, name in session.exec(holders) if principal.may(Verb.PULL, name)}
+    readable = {
+        blake3
+        for blake3, name, sensitive in session.exec(holders)
+        if principal.may(Verb.PULL, name, sensitive=sensitive)
+    }
     if not readable:
         return set()
     for blob in session.exec(select(Blob).where(col(Blob.blake3).in_(readable))):

@@ -12,7 +12,8 @@ from modelreg.digests import Digest
 from modelreg.errors import ModelregError, NotFound, Revoked
 from modelreg.trust import TrustPolicy
 from modelreg_server import custody
-from modelreg_server.callers import Caller, denied
+from modelreg_server.access_grants import is_sensitive
+from modelreg_server.callers import Caller, Hidden, NotPermitted, denied, reasons_of, require
 from modelreg_server.custody import Event, EventType
 from modelreg_server.database import Database
 from modelreg_server.identity import Verb
@@ -49,17 +50,22 @@ def grant(
     event = {"repository": repository, "artifact": artifact, "tag": tag, "host": host, "purpose": purpose}
     with database.writing() as session, session.begin():
         found = _publication(session, repository, artifact)
-        refusal = _refusal(caller, repository, artifact, found, policy)
+        sensitive = is_sensitive(session, repository)
+        refusal = _refusal(caller, repository, artifact, found, policy, sensitive=sensitive)
         if refusal is None:
             assert found is not None
             granted = _record_grant(session, caller, found, event, lifetime)
             session.flush()
             session.expunge_all()
         else:
-            detail = {"reason": refusal.code, "detail": refusal.detail[:500]}
+            detail: dict[str, Any] = {"reason": refusal.code, "detail": refusal.detail[:500]}
+            if isinstance(refusal, Hidden | NotPermitted):
+                detail |= reasons_of(refusal.denial)
             refused = Event(EventType.ARTIFACT_REFUSED, detail=detail, **event)
             custody.append(session, caller.actor, refused, caller.now)
     if refusal is not None:
+        if isinstance(refusal, Hidden | NotPermitted):
+            refusal.recorded = True  # `artifact.refused` says it; `access.denied` would say it twice
         raise refusal
     return granted
 
@@ -73,10 +79,16 @@ def _publication(session: Session, repository: str, artifact: str) -> Publicatio
 
 
 def _refusal(
-    caller: Caller, repository: str, artifact: str, found: Publication | None, policy: TrustPolicy | None
+    caller: Caller,
+    repository: str,
+    artifact: str,
+    found: Publication | None,
+    policy: TrustPolicy | None,
+    *,
+    sensitive: bool,
 ) -> ModelregError | None:
-    if not caller.principal.may(Verb.PULL, repository):
-        return denied(caller.principal, Verb.PULL, repository)
+    if not caller.principal.may(Verb.PULL, repository, sensitive=sensitive):
+        return denied(caller.principal, Verb.PULL, repository, sensitive=sensitive)
     if found is None:
         return NotFound(f"{repository} has no artifact {artifact}, or this token may not see it")
     if policy is not None and Digest.parse(artifact) in policy.revocations.artifacts:
@@ -113,13 +125,12 @@ def open_grant(session: Session, caller: Caller, grant_id: str) -> GrantRow:
 
     Raises:
         NotFound: none, another principal's, or expired.
-        Forbidden: the right to pull ended meanwhile.
+        NotPermitted, Hidden: the right to pull ended meanwhile, or was given to another host.
     """
     row = session.get(GrantRow, grant_id)
     if row is None or row.principal != caller.principal.name or caller.now >= row.expires_at:
         raise NotFound(f"there is no grant {grant_id[:40]} of yours that is still valid; pull again")
-    if not caller.principal.may(Verb.PULL, row.repository):
-        raise denied(caller.principal, Verb.PULL, row.repository)
+    require(caller, Verb.PULL, row.repository, sensitive=is_sensitive(session, row.repository))
     return row
 
 

@@ -3,6 +3,7 @@
 import ipaddress
 from pathlib import Path
 from typing import Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -41,6 +42,14 @@ class Settings(BaseSettings):
         default=None,
         description="Addresses or networks of the TLS proxies whose forwarded headers are believed, comma-separated.",
     )
+    public_url: str | None = Field(
+        default=None,
+        description="The address clients are given; host signatures must be made for it. None takes the Host header.",
+    )
+    client_cert_header: bool = Field(
+        default=False,
+        description="Take a host's certificate from the Client-Cert header (RFC 9440) of the proxies in `behind_proxy`.",
+    )
     threads: int = Field(default=32, ge=2, le=512, description="Requests worked on at once by one process.")
     grant_seconds: int = Field(default=6 * 3600, ge=60, description="How long a grant can be used to fetch bytes.")
     presign_seconds: int = Field(default=60, ge=1, le=60, description="How long a presigned URL lives.")
@@ -75,6 +84,16 @@ class Settings(BaseSettings):
                 f"refusing to listen on {self.host} without TLS: set tls_certificate and tls_key, or behind_proxy to "
                 "the addresses of the proxies that terminate TLS",
                 setting="MODELREG_HOST",
+            )
+        if self.client_cert_header and self.behind_proxy is None:
+            raise Misconfigured(
+                "client_cert_header believes whoever can send it: set behind_proxy to the addresses of the proxies that do",
+                setting="MODELREG_CLIENT_CERT_HEADER",
+            )
+        public = urlsplit(self.public_url or "https://none")
+        if public.scheme not in {"http", "https"} or not public.hostname or public.query or public.fragment:
+            raise Misconfigured(
+                "public_url is not an address; write https://host[:port]", setting="MODELREG_PUBLIC_URL"
             )
         return self
 

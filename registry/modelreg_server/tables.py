@@ -6,7 +6,19 @@ The custody log's tables are `custody`'s own. Sizes are BIGINT; times are aware 
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, CheckConstraint, DateTime, LargeBinary, String, TypeDecorator, UniqueConstraint
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    Index,
+    LargeBinary,
+    String,
+    TypeDecorator,
+    UniqueConstraint,
+    false,
+    text,
+)
 from sqlalchemy.engine import Dialect
 from sqlmodel import Field, SQLModel
 
@@ -84,11 +96,12 @@ class UsedToken(SQLModel, table=True):
 
 
 class Repository(SQLModel, table=True):
-    """Made by the first publication."""
+    """Made by the first publication. The bytes of a `sensitive` one go to verified hosts only, not to workstations."""
 
     id: int | None = Field(default=None, primary_key=True)
     name: str = Field(unique=True, max_length=128)
     created_at: datetime = Field(sa_type=UtcDateTime)
+    sensitive: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
 
 
 class Blob(SQLModel, table=True):
@@ -215,3 +228,79 @@ class GrantRow(SQLModel, table=True):
     purpose: str = Field(max_length=20)
     host: str = Field(max_length=200)
     expires_at: datetime = Field(sa_type=UtcDateTime)
+
+
+class AccessGrantRow(SQLModel, table=True):
+    """A grant of `access`, as an administrator wrote it; ended by `revoked_at`, never deleted."""
+
+    __tablename__ = "access_grant"
+
+    id: str = Field(primary_key=True, max_length=36)
+    subject: str = Field(index=True, max_length=200)
+    verb: str = Field(max_length=20)
+    repository: str = Field(max_length=128)
+    environment: str | None = Field(max_length=63)
+    host_class: str | None = Field(max_length=20)
+    zone: str | None = Field(max_length=63)
+    not_after: datetime | None = Field(sa_type=UtcDateTime)
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    created_by: str = Field(max_length=200)
+    revoked_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    revoked_by: str | None = Field(default=None, max_length=200)
+
+
+class HostInvitation(SQLModel, table=True):
+    """What an administrator says of a machine before it enrols. `hash` is the SHA-256 of the one-time token's text.
+
+    Open until it is used (`host_id` says by which host), withdrawn or expired.
+    """
+
+    __tablename__ = "host_invitation"
+
+    id: str = Field(primary_key=True, max_length=36)
+    hash: str = Field(unique=True, max_length=64)
+    name: str = Field(index=True, max_length=100)
+    host_class: str = Field(max_length=20)
+    zone: str = Field(max_length=63)
+    labels: dict[str, str] = Field(sa_type=JSON)
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    created_by: str = Field(max_length=200)
+    expires_at: datetime = Field(sa_type=UtcDateTime)
+    host_id: str | None = Field(default=None, max_length=36)
+    withdrawn_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+
+
+class Host(SQLModel, table=True):
+    """A machine and its Ed25519 key (DER SubjectPublicKeyInfo). One living host a name; a key enrols once, ever."""
+
+    __table_args__ = (
+        Index(
+            "uq_host_living_name",
+            "name",
+            unique=True,
+            sqlite_where=text("revoked_at IS NULL"),
+            postgresql_where=text("revoked_at IS NULL"),
+        ),
+    )
+
+    id: str = Field(primary_key=True, max_length=36)
+    name: str = Field(max_length=100)
+    host_class: str = Field(max_length=20)
+    zone: str = Field(max_length=63)
+    labels: dict[str, str] = Field(sa_type=JSON)
+    public_key: bytes = Field(sa_type=LargeBinary)
+    key_id: str = Field(unique=True, max_length=71)
+    enrolled_at: datetime = Field(sa_type=UtcDateTime)
+    invited_by: str = Field(max_length=200)
+    revoked_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    revoked_by: str | None = Field(default=None, max_length=200)
+
+
+class UsedNonce(SQLModel, table=True):
+    """A host signature that was accepted, remembered for as long as it would be accepted again."""
+
+    __tablename__ = "used_nonce"
+
+    host_id: str = Field(primary_key=True, max_length=36)
+    nonce: str = Field(primary_key=True, max_length=64)
+    expires_at: datetime = Field(index=True, sa_type=UtcDateTime)

@@ -52,6 +52,8 @@ class Traffic:
             await self._app(scope, receive, send)
             return
         request_id = scope["modelreg_request_id"] = str(uuid.uuid4())
+        # Taken here, outside of what believes forwarded headers: later `client` may be the client's own word.
+        scope["modelreg_peer"] = scope["client"][0] if scope.get("client") else None
         started = time.monotonic()
         status = 0
         received = sent = 0

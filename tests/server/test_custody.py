@@ -49,9 +49,11 @@ ALTERING = [
     "DELETE FROM custody_event",
     'DELETE FROM custody_event WHERE "index" = 2',
 ]
-COPY = """"index", type, recorded_at, 'person:forger', token_id, repository, artifact, tag, host, client_address, user_agent,
-    purpose, detail, entry, identity FROM custody_event WHERE "index" = 1"""
-ONLY_SQLITE = [f"INSERT OR REPLACE INTO custody_event SELECT {COPY}", f"REPLACE INTO custody_event SELECT {COPY}"]
+REST = """token_id, repository, artifact, tag, host, client_address, user_agent, purpose, detail, entry, identity, verified_host,
+    verified_host_class, verified_host_zone"""
+COPY = f"""custody_event ("index", type, recorded_at, principal, {REST})
+    SELECT "index", type, recorded_at, 'person:forger', {REST} FROM custody_event WHERE "index" = 1"""
+ONLY_SQLITE = [f"INSERT OR REPLACE INTO {COPY}", f"REPLACE INTO {COPY}"]
 ONLY_POSTGRESQL = [
     "TRUNCATE custody_event",
     "TRUNCATE custody_event CASCADE",
@@ -131,6 +133,18 @@ def test_an_entry_is_canonical_and_says_what_the_columns_say(opened):
     assert entry["detail"] == row.detail == {"unit": "Ω", "n": 1}
     assert datetime.fromisoformat(entry["time"]) == row.recorded_at
     assert row.recorded_at.tzinfo is not None
+
+
+def test_inserting_what_is_there_already_counts_as_nothing_on_both_databases(opened):
+    """The count decides: whether a nonce is new, whether a signature is an event, whether an upload lost a race."""
+    from modelreg_server.tables import Repository
+
+    def insert(*names):
+        rows = [Repository(name=name, created_at=datetime.now(UTC)) for name in names]
+        with opened.writing() as session, session.begin():
+            return database.insert_if_absent(session, rows)
+
+    assert [insert("a/b"), insert("a/b"), insert("a/b", "a/c"), insert()] == [1, 0, 1, 0]
 
 
 def test_an_entry_over_its_limit_is_refused_and_nothing_is_appended(opened):

@@ -74,6 +74,25 @@ def test_only_health_and_logging_in_are_public(registry):
     assert sorted(public) == ["/health", "/v1/login-options", "/v1/token-exchange"]
 
 
+def test_every_route_is_guarded_so_that_it_answers_who_may_before_it_reads_a_body(registry):
+    from modelreg_server.guarding import GuardedRoute
+
+    bare = [
+        route.path
+        for route in walk(registry.app.routes)
+        if route.path not in OWN and not isinstance(route, GuardedRoute)
+    ]
+    assert bare == []
+
+
+def test_a_guarded_route_that_declares_nothing_cannot_be_defined():
+    from modelreg_server.guarding import GuardedRoute
+
+    router = APIRouter(route_class=GuardedRoute)
+    with pytest.raises(TypeError, match="declares neither"):
+        router.get("/forgotten")(dict)
+
+
 def test_no_route_is_a_coroutine_that_would_block_the_loop(registry):
     import inspect
 

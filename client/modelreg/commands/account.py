@@ -58,8 +58,11 @@ def run_whoami(options: argparse.Namespace) -> int:
     """`modelreg whoami`."""
     settings, output = settings_of(options), output_of(options)
     who = connect(settings).whoami()
-    lines = [f"{who.principal} at {settings.registry}", f"  until {who.expires_at:%Y-%m-%d %H:%M}Z"]
-    output.result(who.model_dump(), *lines, *[f"  {scope}" for scope in who.scopes])
+    lines = [f"{who.principal} at {settings.registry}"]
+    lines += [f"  until {who.expires_at:%Y-%m-%d %H:%M}Z"] if who.expires_at else []
+    lines += [f"  on host {who.host}: {who.host_class} in {who.host_zone}"] if who.host else []
+    lines += [f"  {right}" for right in who.scopes or who.grants or ["no access grant yet"]]
+    output.result(who.model_dump(), *lines)
     return 0
 
 
@@ -74,7 +77,7 @@ def run_logout(options: argparse.Namespace) -> int:
 
 
 def run_token_create(options: argparse.Namespace) -> int:
-    """`modelreg token create PRINCIPAL --scope … [--expires 30d]`."""
+    """`modelreg token create PRINCIPAL [--scope …] [--expires 30d]`; without scopes it has the access grants."""
     api, output = connect(settings_of(options)), output_of(options)
     request = wire.request(
         wire.TokenRequest,

@@ -17,7 +17,7 @@ def run_ls(options: argparse.Namespace) -> int:
     api, output = connect(settings_of(options)), output_of(options)
     if options.repository is None:
         rows = [row.model_dump() for row in api.repositories()]
-        output.table(rows, ("repository", "artifacts", "created_at"), "repositories")
+        output.table(rows, ("repository", "artifacts", "sensitive", "created_at"), "repositories")
         return 0
     repository = parse_repository(options.repository)
     found = [row.model_dump() for row in api.artifacts(repository)]
@@ -50,6 +50,7 @@ def run_show(options: argparse.Namespace) -> int:
     value = {
         **detail.info.model_dump(),
         "repository": detail.repository,
+        "sensitive": detail.sensitive,
         "signatures": signatures,
         "files": [{"path": e.path, "size": e.size, "sha256": e.sha256, "blake3": e.blake3} for e in manifest.files],
     }
@@ -91,7 +92,11 @@ def run_log(options: argparse.Namespace) -> int:
                 artifact = pull.resolve(api, reference)
     found = api.events(repository=repository, artifact=artifact, types=options.type, limit=options.limit)
     rows = [event.model_dump() for event in found]
-    output.table(rows, ("index", "recorded_at", "type", "principal", "repository", "artifact", "tag", "host"), "events")
+    output.table(
+        rows,
+        ("index", "recorded_at", "type", "principal", "repository", "artifact", "tag", "host", "verified_host"),
+        "events",
+    )
     return 0
 
 

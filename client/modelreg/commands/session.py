@@ -1,21 +1,16 @@
-"""The registry of a command, connected with the stored token."""
+"""The registry of a command, connected with what this machine has: a stored token, its host key, or both."""
 
 from collections.abc import Callable
 
-from modelreg import connections, login
+from modelreg import connections, enrolment
 from modelreg.api import Api
+from modelreg.login import connect
 from modelreg.settings import Settings
 
-
-def connect(settings: Settings) -> Api:
-    """The configured registry; a session is renewed when it ends.
-
-    Raises:
-        Unauthenticated: no token is stored for it.
-    """
-    return connect_with(settings, login.session_token(settings))
+__all__ = ["connect", "connect_with"]
 
 
 def connect_with(settings: Settings, token: str | Callable[[], str]) -> Api:
     """The configured registry, with this token."""
-    return Api(settings.registry, token, connections.make_pool(settings.ca_file, settings.connections))
+    pool = connections.make_pool(settings.ca_file, settings.connections)
+    return Api(settings.registry, token, pool, enrolment.key_for(settings.state_dir, settings.registry))

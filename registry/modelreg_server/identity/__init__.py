@@ -4,27 +4,26 @@ A scope is `verb:repository-pattern` (`pull:acme/*`); patterns are anchored glob
 """
 
 from dataclasses import dataclass
-from datetime import datetime
-from enum import StrEnum
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from sqlmodel import Session
 
 from modelreg.errors import Invalid
-from modelreg.references import glob_matches, parse_repository
+from modelreg.references import parse_repository
+from modelreg_server.access import (
+    EVERYWHERE,
+    AccessDecision,
+    AccessGrant,
+    AccessRequest,
+    HostFacts,
+    Verb,
+    decide,
+)
 
-EVERYWHERE = "*/*"
+__all__ = ["EVERYWHERE", "Anonymous", "Authenticator", "Principal", "Scope", "Verb", "parse_scope"]
 
-
-class Verb(StrEnum):
-    """What a scope permits. `pull` includes `read-metadata`; nothing else includes anything."""
-
-    READ_METADATA = "read-metadata"
-    PULL = "pull"
-    PUSH = "push"
-    TAG = "tag"
-    AUDIT = "audit"
-    ADMIN = "admin"
+_END_OF_TIME = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -40,27 +39,46 @@ class Scope:
 
 @dataclass(frozen=True)
 class Principal:
-    """A verified credential's owner: `person:…`, `workload:…` or `host:…`, with what the credential permits."""
+    """A verified credential's owner: `person:…`, `workload:…` or `host:…`, and what decides what it may.
+
+    A credential with scopes has exactly those rights; one without has the access grants of its principal, `grants`.
+    `host` is the host whose key signed the request. `at` is the request's instant; left out, no grant that ends applies.
+    """
 
     name: str
-    token_id: str
+    token_id: str | None
     scopes: tuple[Scope, ...]
-    expires_at: datetime
+    expires_at: datetime | None
     last_used_at: datetime | None = None
     identity: dict[str, Any] | None = None  # whose token a session token was exchanged for
+    grants: tuple[AccessGrant, ...] = ()
+    host: HostFacts | None = None
+    at: datetime = _END_OF_TIME
 
-    def may(self, verb: Verb, repository: str) -> bool:
-        """Whether a scope permits the verb on this repository."""
-        verbs = {verb, Verb.PULL} if verb is Verb.READ_METADATA else {verb}
-        return any(scope.verb in verbs and glob_matches(scope.pattern, repository) for scope in self.scopes)
+    def decide(
+        self, verb: Verb, repository: str, *, sensitive: bool = False, environment: str | None = None
+    ) -> AccessDecision:
+        """Ask the one judge, with reasons. `sensitive` is the repository's; it matters for `pull` only."""
+        request = AccessRequest(self.name, verb, repository, self.at, environment, self.host, sensitive)
+        return decide(request, grants_of_scopes(self.name, self.scopes) if self.scopes else self.grants)
+
+    def may(self, verb: Verb, repository: str, *, sensitive: bool = False) -> bool:
+        """Whether the principal may do this to this repository, now and from this host."""
+        return self.decide(verb, repository, sensitive=sensitive).allowed
 
     def may_somewhere(self, verb: Verb) -> bool:
-        """Whether a scope permits the verb on any repository there is or will be."""
-        return any(scope.verb is verb for scope in self.scopes)
+        """Whether the principal may do this to any repository there is or will be."""
+        grants = grants_of_scopes(self.name, self.scopes) if self.scopes else self.grants
+        return any(self.may(verb, grant.repository) for grant in grants)
 
     def may_everywhere(self, verb: Verb) -> bool:
-        """Whether a scope permits the verb on every repository there is or will be."""
-        return any(scope.verb is verb and scope.pattern == EVERYWHERE for scope in self.scopes)
+        """Whether the principal may do this to every repository there is or will be."""
+        return self.may(verb, EVERYWHERE)
+
+
+def grants_of_scopes(name: str, scopes: tuple[Scope, ...]) -> tuple[AccessGrant, ...]:
+    """A token's scopes as grants to its principal. The token's end is the authenticator's business."""
+    return tuple(AccessGrant(name, scope.verb, scope.pattern, origin="scope") for scope in scopes)
 
 
 @dataclass(frozen=True)

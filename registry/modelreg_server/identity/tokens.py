@@ -16,7 +16,7 @@ from typing import Any
 
 from sqlmodel import Session, col, or_, select
 
-from modelreg.errors import NotFound, Unauthenticated
+from modelreg.errors import Invalid, NotFound, Unauthenticated
 from modelreg_server import custody
 from modelreg_server.custody import Actor, Event, EventType
 from modelreg_server.identity import Anonymous, Principal, Scope, parse_scope
@@ -49,8 +49,16 @@ class TokenAuthenticator:
 def issue(
     session: Session, actor: Actor, *, principal: str, scopes: list[Scope], lifetime: timedelta, now: datetime
 ) -> tuple[str, Token]:
-    """Make a token inside the caller's transaction; returns the text, which is not kept, and its row."""
-    text = _new_text("api")
+    """Make a token inside the caller's transaction; returns the text, which is not kept, and its row.
+
+    Without scopes it has its principal's access grants.
+
+    Raises:
+        Invalid: for a host.
+    """
+    if principal.startswith("host:"):
+        raise Invalid("a host has a key, not a token; `modelreg host invite` begins its enrolment", field="principal")
+    text = new_text("api")
     row = Token(
         id=str(uuid.uuid4()),
         hash=_hash(text),
@@ -77,7 +85,7 @@ def make_session(
     now: datetime,
 ) -> tuple[str, Token]:
     """Make a session token inside the caller's transaction, which appends the event; returns its text and row."""
-    text = _new_text("session")
+    text = new_text("session")
     row = Token(
         id=str(uuid.uuid4()),
         hash=_hash(text),
@@ -116,14 +124,27 @@ def every_token(session: Session, now: datetime) -> list[Token]:
     return list(session.exec(query.order_by(col(Token.created_at).desc())))
 
 
+def new_text(kind: str) -> str:
+    """A new secret `mrg_<kind>_…` with its checksum; whoever keeps it keeps `stored_form` of it."""
+    secret = "".join(secrets.choice(_ALPHABET) for _ in range(43))
+    return f"mrg_{kind}_{secret}_{_checksum(secret)}"
+
+
+def stored_form(text: str) -> str:
+    """What the database keeps of a secret: 256 random bits need no slow hash."""
+    return _hash(text)
+
+
 def use_is_worth_noting(principal: Principal, now: datetime) -> bool:
     """Whether the last noted use is old enough to write a new one."""
+    if principal.token_id is None:
+        return False
     return principal.last_used_at is None or now - principal.last_used_at >= _LAST_USED_EVERY
 
 
 def note_use(session: Session, principal: Principal, now: datetime) -> None:
     """Remember that a token was used, inside the caller's transaction; for people, not for the record."""
-    if (row := session.get(Token, principal.token_id)) is not None:
+    if principal.token_id is not None and (row := session.get(Token, principal.token_id)) is not None:
         row.last_used_at = now
 
 
@@ -131,11 +152,6 @@ def is_well_formed(untrusted_text: str) -> bool:
     """Whether the text has a token's form and checksum; says nothing about whether it exists."""
     match = TOKEN.fullmatch(untrusted_text)
     return match is not None and _checksum(match["secret"]) == match["checksum"]
-
-
-def _new_text(kind: str) -> str:
-    secret = "".join(secrets.choice(_ALPHABET) for _ in range(43))
-    return f"mrg_{kind}_{secret}_{_checksum(secret)}"
 
 
 def _checksum(secret: str) -> str:

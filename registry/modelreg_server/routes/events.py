@@ -5,16 +5,16 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query
 
 from modelreg import wire
-from modelreg.errors import Forbidden
 from modelreg.references import parse_repository
 from modelreg_server import custody
-from modelreg_server.callers import Caller, denied
+from modelreg_server.callers import Caller, require
 from modelreg_server.custody import CustodyEvent, EventType
 from modelreg_server.dependencies import ReadSession, Requires
-from modelreg_server.identity import Verb
+from modelreg_server.guarding import GuardedRoute
+from modelreg_server.identity import EVERYWHERE, Verb
 from modelreg_server.routes import LimitQuery
 
-router = APIRouter(prefix="/v1", tags=["events"])
+router = APIRouter(prefix="/v1", tags=["events"], route_class=GuardedRoute)
 
 
 @router.get("/events", summary="Custody events")
@@ -28,15 +28,10 @@ def events(
     newest: bool = False,
     limit: LimitQuery = 100,
 ) -> wire.Events:
-    """Events in the order of the log; without a repository, the scope `audit:*/*` is needed."""
+    """Events in the order of the log; without a repository, `audit` on `*/*` is needed."""
     if repository is not None:
         parse_repository(repository)
-        if not caller.principal.may(Verb.AUDIT, repository):
-            raise denied(caller.principal, Verb.AUDIT, repository)
-    elif not caller.principal.may_everywhere(Verb.AUDIT):
-        raise Forbidden(
-            f"{caller.principal.name} may not read the whole record; name a repository, or ask for audit:*/*"
-        )
+    require(caller, Verb.AUDIT, repository or EVERYWHERE)
     found = custody.events(
         session,
         repository=repository,
@@ -67,4 +62,7 @@ def info_of(row: CustodyEvent) -> wire.EventInfo:
         purpose=row.purpose,
         detail=row.detail,
         identity=row.identity,
+        verified_host=row.verified_host,
+        verified_host_class=row.verified_host_class,
+        verified_host_zone=row.verified_host_zone,
     )

@@ -14,9 +14,10 @@ from modelreg_server import retrieval
 from modelreg_server.callers import Caller
 from modelreg_server.custody import EventType
 from modelreg_server.dependencies import PartsDep, ReadSession, RepositoryDep, Requires
+from modelreg_server.guarding import GuardedRoute
 from modelreg_server.routes import REPOSITORY, BlobPath, IdPath
 
-router = APIRouter(tags=["grants"])
+router = APIRouter(tags=["grants"], route_class=GuardedRoute)
 # `pull` is decided inside the operation: a refusal must be an event too.
 Puller = Annotated[Caller, Depends(Requires(None))]
 _GRANT = "/v1/grants/{grant_id}"

@@ -4,8 +4,9 @@ from fastapi import APIRouter, Depends
 from sqlalchemy import text
 
 from modelreg_server.dependencies import Public, ReadSession
+from modelreg_server.guarding import GuardedRoute
 
-router = APIRouter(tags=["health"])
+router = APIRouter(tags=["health"], route_class=GuardedRoute)
 
 
 @router.get("/health", dependencies=[Depends(Public())], summary="Is the registry able to work?")

@@ -8,23 +8,28 @@ from fastapi import APIRouter, Depends
 from modelreg import wire
 from modelreg_server.callers import Caller
 from modelreg_server.dependencies import ReadSession, Requires, WriteSession
+from modelreg_server.guarding import GuardedRoute
 from modelreg_server.identity import Verb, parse_scope, tokens
 from modelreg_server.routes import IdPath
 from modelreg_server.tables import Token
 
-router = APIRouter(prefix="/v1", tags=["principals"])
+router = APIRouter(prefix="/v1", tags=["principals"], route_class=GuardedRoute)
 Administrator = Annotated[Caller, Depends(Requires(Verb.ADMIN))]
 
 
 @router.get("/whoami", summary="The principal behind the token")
 def whoami(caller: Annotated[Caller, Depends(Requires(None))]) -> wire.Whoami:
-    """Name, scopes and end of the credential that was sent."""
+    """Name, rights and end of the credential that was sent, and the host whose key signed the request."""
     principal = caller.principal
     return wire.Whoami(
         principal=principal.name,
         scopes=[str(scope) for scope in principal.scopes],
         expires_at=principal.expires_at,
         token_id=principal.token_id,
+        host=principal.host.name if principal.host else None,
+        host_class=principal.host.host_class.value if principal.host else None,
+        host_zone=principal.host.zone if principal.host else None,
+        grants=[str(grant) for grant in principal.grants],
     )
 
 
@@ -36,7 +41,7 @@ def issue(request: wire.TokenRequest, caller: Administrator, session: WriteSessi
             session,
             caller.actor,
             principal=request.principal,
-            scopes=[parse_scope(scope) for scope in request.scopes],
+            scopes=[parse_scope(scope) for scope in request.scopes or []],
             lifetime=timedelta(seconds=request.expires_in_seconds),
             now=caller.now,
         )

@@ -14,14 +14,16 @@ from modelreg.errors import Invalid
 from modelreg_server import publication
 from modelreg_server.callers import Caller
 from modelreg_server.dependencies import PartsDep, ReadSession, RepositoryDep, Requires
+from modelreg_server.guarding import GuardedRoute
 from modelreg_server.identity import Verb
 from modelreg_server.routes import REPOSITORY, BlobPath, IdPath
 from modelreg_server.traffic import MAX_PUBLICATION_BYTES
 
-router = APIRouter(tags=["publications"])
-Pusher = Annotated[Caller, Depends(Requires(Verb.PUSH))]
-# Below an id there is no repository in the path; the operation finds it and checks `push` on it.
+router = APIRouter(tags=["publications"], route_class=GuardedRoute)
+Pusher = Annotated[Caller, Depends(Requires(Verb.PUSH, or_verb=Verb.SIGN))]
+# Below an id there is no repository in the path; the operation finds it and checks `push` or `sign` on it.
 Publisher = Annotated[Caller, Depends(Requires(None))]
+Sender = Annotated[Caller, Depends(Requires(None, streams=True))]
 PartNumber = Annotated[int, Path(ge=1, le=10_000)]
 _PUBLICATION = "/v1/publications/{publication_id}"
 _STREAM_BLOCK_BYTES = 512 * 1024
@@ -116,7 +118,7 @@ def _request(part: wire.PartName, url: str, headers: dict[str, str], seconds: in
     )
 
 
-async def _body_blocks(request: Request, _caller: Publisher) -> AsyncIterator[AsyncIterator[bytes]]:
+async def _body_blocks(request: Request, _caller: Sender) -> AsyncIterator[AsyncIterator[bytes]]:
     """The body as blocks of about half a MiB: one hop to a worker thread for each, not for each packet."""
 
     async def blocks() -> AsyncIterator[bytes]:
@@ -142,7 +144,7 @@ def write_part(
     blake3: BlobPath,
     number: PartNumber,
     request: Request,
-    caller: Publisher,
+    caller: Sender,
     parts: PartsDep,
     body: Annotated[AsyncIterator[bytes], Depends(_body_blocks)],
 ) -> Response:

@@ -6,15 +6,18 @@ from fastapi import APIRouter, Depends, Query
 
 from modelreg import wire
 from modelreg_server import catalogue, tagging
+from modelreg_server.access_grants import is_sensitive
 from modelreg_server.callers import Caller
 from modelreg_server.dependencies import PartsDep, ReadSession, RepositoryDep, Requires
+from modelreg_server.guarding import GuardedRoute
 from modelreg_server.identity import Verb
 from modelreg_server.routes import REPOSITORY, ArtifactPath, LimitQuery, TagPath
 from modelreg_server.routes.events import info_of
 from modelreg_server.tables import Tag
 
-router = APIRouter(tags=["repositories"])
+router = APIRouter(tags=["repositories"], route_class=GuardedRoute)
 Reader = Annotated[Caller, Depends(Requires(Verb.READ_METADATA))]
+Administrator = Annotated[Caller, Depends(Requires(Verb.ADMIN))]
 Tagger = Annotated[Caller, Depends(Requires(Verb.TAG))]
 
 
@@ -29,10 +32,22 @@ def repositories(
     found = catalogue.repositories(session, caller.principal, after, limit)
     return wire.Repositories(
         repositories=[
-            wire.RepositoryInfo(repository=row.name, artifacts=count, created_at=row.created_at) for row, count in found
+            wire.RepositoryInfo(
+                repository=row.name, artifacts=count, created_at=row.created_at, sensitive=row.sensitive
+            )
+            for row, count in found
         ],
         next_after=found[-1][0].name if len(found) == limit else None,
     )
+
+
+@router.patch(REPOSITORY, summary="Change a repository")
+def change(
+    repository: RepositoryDep, request: wire.RepositoryChange, caller: Administrator, parts: PartsDep
+) -> wire.RepositorySettings:
+    """Whether its bytes are for verified hosts only; recorded as `repository.changed`."""
+    row = catalogue.change(parts.database, caller, repository, sensitive=request.sensitive)
+    return wire.RepositorySettings(repository=row.name, sensitive=row.sensitive)
 
 
 @router.get(REPOSITORY + "/artifacts", summary="List artifacts")
@@ -60,6 +75,7 @@ def artifact(
     return wire.ArtifactDetail(
         info=_artifact(item),
         repository=repository,
+        sensitive=is_sensitive(session, repository),
         manifest=manifest.decode(),
         signatures=[
             wire.SignatureInfo(

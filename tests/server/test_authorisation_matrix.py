@@ -1,0 +1,329 @@
+"""Every route of the OpenAPI document, for every role, on what is its own, another's and absent. The table is written here.
+
+A role has one verb on `demo/*` and nothing else, once by the scopes of its token and once by access grants. `nobody` has
+a token and no right, `everywhere-…` a right on all repositories, `machine` is a host without a token that may pull.
+"""
+
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from modelreg import wire
+from modelreg_server.access import Verb
+from support.hosts import enrol, grant, invite, token_without_scopes
+
+OWN, OTHER, ABSENT = "demo/m", "other/m", "other/x"
+NO_DIGEST = "sha256:" + "0" * 64
+NO_BLOB = "0" * 64
+VERBS = [verb.value for verb in Verb]
+EVERYWHERE = ["everywhere-admin", "everywhere-audit"]
+ROLES = [*VERBS, *EVERYWHERE, "nobody", "machine"]
+READERS = {"read-metadata", "pull", "machine"}  # `pull` includes `read-metadata`; the machine may pull
+REPOSITORY = "/v1/repositories/{namespace}/{name}"
+PUBLICATION, GRANT = "/v1/publications/{publication_id}", "/v1/grants/{grant_id}"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Who passes on a repository of their own, and with which answer; what everybody else hears.
+
+    `scope` says what the route is about: a `repository` in its path or query, an `id` that belongs to one principal,
+    `everywhere` (the registry as a whole), or `anybody`.
+    """
+
+    passes: frozenset[str]
+    answer: int
+    scope: str = "repository"
+    hides: bool = False  # who may not know hears "absent"
+
+
+def rule(*passes: str, answer: int = 200, scope: str = "repository", hides: bool = False) -> Rule:
+    return Rule(frozenset(passes), answer, scope, hides)
+
+
+READ = rule(*READERS, hides=True)
+BY_PUSHER = {"push"}
+BY_PULLER = {"pull", "machine"}
+TABLE = {
+    "GET /health": rule(*ROLES, scope="anybody"),
+    "GET /v1/whoami": rule(*ROLES, scope="anybody"),
+    "GET /v1/repositories": rule(*ROLES, scope="anybody"),
+    "POST /v1/tokens": rule("everywhere-admin", answer=201, scope="everywhere"),
+    "GET /v1/tokens": rule("everywhere-admin", scope="everywhere"),
+    "DELETE /v1/tokens/{token_id}": rule("everywhere-admin", scope="everywhere"),
+    "POST /v1/access/grants": rule("everywhere-admin", answer=201, scope="everywhere"),
+    "GET /v1/access/grants": rule("everywhere-admin", scope="everywhere"),
+    "DELETE /v1/access/grants/{grant_id}": rule("everywhere-admin", scope="everywhere"),
+    "GET /v1/access/decision": rule("audit", "admin", *EVERYWHERE),
+    "POST /v1/hosts": rule(answer=401, scope="invitation"),
+    "POST /v1/hosts/invitations": rule("everywhere-admin", answer=201, scope="everywhere"),
+    "GET /v1/hosts": rule("everywhere-admin", scope="everywhere"),
+    "GET /v1/hosts/{name}": rule("everywhere-admin", scope="everywhere"),
+    "DELETE /v1/hosts/{name}": rule("everywhere-admin", scope="everywhere"),
+    f"PATCH {REPOSITORY}": rule("admin", "everywhere-admin"),
+    f"GET {REPOSITORY}/artifacts": READ,
+    f"GET {REPOSITORY}/artifacts/{{artifact}}": READ,
+    f"GET {REPOSITORY}/tags": READ,
+    f"GET {REPOSITORY}/tags/{{tag}}": READ,
+    f"PUT {REPOSITORY}/tags/{{tag}}": rule("tag"),
+    f"GET {REPOSITORY}/tags/{{tag}}/history": READ,
+    f"POST {REPOSITORY}/publications": rule("push", "sign", answer=422),  # the empty bundle
+    f"POST {PUBLICATION}/uploads": rule(*BY_PUSHER, scope="id"),
+    f"POST {PUBLICATION}/part-requests": rule(*BY_PUSHER, scope="id"),
+    f"PUT {PUBLICATION}/blobs/{{blake3}}/parts/{{number}}": rule(*BY_PUSHER, answer=204, scope="id"),
+    f"POST {PUBLICATION}/blobs/{{blake3}}/measurement": rule(*BY_PUSHER, answer=409, scope="id"),  # no part is written
+    f"POST {PUBLICATION}/finish": rule(*BY_PUSHER, answer=409, scope="id"),  # nothing is measured
+    f"POST {REPOSITORY}/grants": rule(*BY_PULLER, answer=201, hides=True),
+    f"POST {GRANT}/read-requests": rule(*BY_PULLER, scope="id"),
+    f"GET {GRANT}/blobs/{{blake3}}": rule(*BY_PULLER, scope="id"),
+    f"POST {GRANT}/receipts": rule(*BY_PULLER, answer=201, scope="id"),
+    f"POST {GRANT}/loads": rule(*BY_PULLER, answer=201, scope="id"),
+    "GET /v1/events": rule("audit", "everywhere-audit"),
+}
+# What `everywhere-…` roles may do on repositories that are not theirs is the same as on any other.
+WITHOUT_LIMITS = set(EVERYWHERE)
+
+
+class World:
+    """A registry with two repositories, and one credential a role."""
+
+    def __init__(self, registry, publishing, http, by):
+        self.registry, self.publishing, self.http, self.by = registry, publishing, http, by
+        self.artifacts = {
+            name: publishing.push({"a": f"bytes of {name}".encode()}, name, tags=("v1",)) for name in (OWN, OTHER)
+        }
+        self.machine = enrol(registry, f"machine-{by}")
+        grant(registry, f"host:machine-{by}", "pull", "demo/*")
+        self.tokens = {role: self._token(role) for role in ROLES if role != "machine"}
+
+    def _token(self, role):
+        principal = f"person:{role}-{self.by}"
+        if role == "nobody":
+            return token_without_scopes(self.registry, principal)
+        verb, pattern = (role.removeprefix("everywhere-"), "*/*") if role in EVERYWHERE else (role, "demo/*")
+        if self.by == "scopes":
+            return self.registry.token(principal, f"{verb}:{pattern}")
+        grant(self.registry, principal, verb, pattern)
+        return token_without_scopes(self.registry, principal)
+
+    def api(self, role):
+        return self.machine.api() if role == "machine" else self.registry.api(self.tokens[role])
+
+    def ask(self, role, method, path, json):
+        if role != "machine":
+            return self.http(method, path, self.tokens[role], json=json)
+        body = None if json is None else wire_bytes(json)
+        return self.http(method, path, body=body, headers=self.machine.headers(method, path, body=body))
+
+    def publication(self, role):
+        """An open publication of the role's own, with one upload; its id and blob. Only `push` can have one."""
+        files = {"p": uuid.uuid4().bytes}
+        manifest = self.publishing.manifest(files)
+        state = self.api(role).begin_publication(OWN, self.publishing.request(manifest))
+        self.api(role).uploads(state.id, state.missing)
+        return state.id, state.missing[0], files["p"]
+
+    def pulled(self, role):
+        pushed = self.artifacts[OWN]
+        request = wire.GrantRequest(artifact=pushed.published.artifact, purpose="pull", host="h")
+        return self.api(role).request_grant(OWN, request).id, pushed.manifest.files[0].blake3
+
+
+def wire_bytes(value: Any) -> bytes:
+    import json
+
+    return json.dumps(value).encode()
+
+
+@pytest.fixture(scope="module", params=["scopes", "grants"])
+def world(request, registry, publishing, http_):
+    policy = registry.trust.policy_path
+    policy.write_text(policy.read_text().replace('"demo/*"', '"*/*"'))
+    return World(registry, publishing, http_, request.param)
+
+
+def with_repository(name, world):
+    """A well-formed request for each route about a repository."""
+    known = world.artifacts.get(name)
+    artifact = known.published.artifact if known else NO_DIGEST
+    query = f"?repository={name.replace('/', '%2F')}"
+    path = f"/v1/repositories/{name}"
+    return {
+        f"PATCH {REPOSITORY}": (path, {"sensitive": False}),
+        f"GET {REPOSITORY}/artifacts": (f"{path}/artifacts", None),
+        f"GET {REPOSITORY}/artifacts/{{artifact}}": (f"{path}/artifacts/{artifact}", None),
+        f"GET {REPOSITORY}/tags": (f"{path}/tags", None),
+        f"GET {REPOSITORY}/tags/{{tag}}": (f"{path}/tags/v1", None),
+        f"PUT {REPOSITORY}/tags/{{tag}}": (f"{path}/tags/v2", {"artifact": artifact}),
+        f"GET {REPOSITORY}/tags/{{tag}}/history": (f"{path}/tags/v1/history", None),
+        f"POST {REPOSITORY}/publications": (f"{path}/publications", {"manifest": "{}", "bundle": "{}"}),
+        f"POST {REPOSITORY}/grants": (f"{path}/grants", {"artifact": artifact, "purpose": "pull", "host": "h"}),
+        "GET /v1/access/decision": (f"/v1/access/decision{query}&subject=person:x&verb=pull", None),
+        "GET /v1/events": (f"/v1/events{query}&limit=1", None),
+    }
+
+
+def with_id(publication, grant_id, blob, data):
+    loaded = {"command": "x", "pid": 1, "boot_id": "", "client_version": "1"}
+    opened, fetched = f"/v1/publications/{publication}", f"/v1/grants/{grant_id}"
+    return {
+        f"POST {PUBLICATION}/uploads": (f"{opened}/uploads", {"blobs": [blob]}),
+        f"POST {PUBLICATION}/part-requests": (f"{opened}/part-requests", {"parts": [{"blake3": blob, "number": 1}]}),
+        f"PUT {PUBLICATION}/blobs/{{blake3}}/parts/{{number}}": (f"{opened}/blobs/{blob}/parts/1", data),
+        f"POST {PUBLICATION}/blobs/{{blake3}}/measurement": (f"{opened}/blobs/{blob}/measurement", None),
+        f"POST {PUBLICATION}/finish": (f"{opened}/finish", None),
+        f"POST {GRANT}/read-requests": (f"{fetched}/read-requests", {"blobs": [blob]}),
+        f"GET {GRANT}/blobs/{{blake3}}": (f"{fetched}/blobs/{blob}", None),
+        f"POST {GRANT}/receipts": (f"{fetched}/receipts", {"transferred_bytes": 1}),
+        f"POST {GRANT}/loads": (f"{fetched}/loads", loaded),
+    }
+
+
+def everywhere(world, route, *, exists):
+    """Routes about the registry as a whole; where there is something to name, a thing that exists or not."""
+    ids = {"token": str(uuid.uuid4()), "grant": str(uuid.uuid4()), "host": "nobody"}
+    if exists and "{token_id}" in route:
+        issued = wire.TokenRequest(principal="person:victim", scopes=["pull:a/b"], expires_in_seconds=60)
+        ids["token"] = world.registry.api().issue_token(issued).info.id
+    elif exists and "{grant_id}" in route:
+        ids["grant"] = grant(world.registry, "person:victim", "pull", "a/b")
+    elif exists and "{name}" in route:
+        ids["host"] = enrol(world.registry, f"victim-{uuid.uuid4().hex[:8]}").name
+    return {
+        "POST /v1/tokens": (
+            "/v1/tokens",
+            {"principal": "person:x", "scopes": ["pull:a/b"], "expires_in_seconds": 60},
+        ),
+        "GET /v1/tokens": ("/v1/tokens", None),
+        "DELETE /v1/tokens/{token_id}": (f"/v1/tokens/{ids['token']}", None),
+        "POST /v1/access/grants": (
+            "/v1/access/grants",
+            {"subject": "person:x", "verb": "pull", "repository": "a/b"},
+        ),
+        "GET /v1/access/grants": ("/v1/access/grants", None),
+        "DELETE /v1/access/grants/{grant_id}": (f"/v1/access/grants/{ids['grant']}", None),
+        "POST /v1/hosts/invitations": (
+            "/v1/hosts/invitations",
+            {"name": f"new-{uuid.uuid4().hex[:8]}", "host_class": "server", "zone": "z"},
+        ),
+        "GET /v1/hosts": ("/v1/hosts", None),
+        "GET /v1/hosts/{name}": (f"/v1/hosts/{ids['host']}", None),
+        "DELETE /v1/hosts/{name}": (f"/v1/hosts/{ids['host']}", None),
+    }
+
+
+def test_the_table_has_exactly_the_routes_of_the_document(http_):
+    document = http_("GET", "/openapi.json").json
+    documented = {f"{method.upper()} {path}" for path, methods in document["paths"].items() for method in methods}
+    assert documented == set(TABLE)
+
+
+def of(scope):
+    return sorted(name for name, found in TABLE.items() if found.scope == scope)
+
+
+@pytest.mark.parametrize("route", of("anybody"))
+def test_routes_for_anybody_answer_every_role_alike(world, route):
+    method, path = route.split()
+    for role in ROLES:
+        assert world.ask(role, method, path, None).status == 200, role
+
+
+@pytest.mark.parametrize("route", of("repository"))
+def test_a_route_about_a_repository_admits_the_roles_of_the_table_and_no_other(world, route):
+    expected, method = TABLE[route], route.split()[0]
+    for role in ROLES:
+        for name in (OWN, OTHER, ABSENT):
+            path, json = with_repository(name, world)[route]
+            answer = world.ask(role, method, path, json)
+            case = (role, name, answer)
+            has_right = role in expected.passes and (name == OWN or role in WITHOUT_LIMITS)
+            if has_right:
+                # `everywhere-admin` may change a repository that is not there, and finds that it is not.
+                assert answer.status == (404 if name == ABSENT and method == "PATCH" else expected.answer), case
+            elif expected.hides and not (role in READERS and name == OWN):
+                assert (answer.status, answer.code) == (404, "not-found"), case
+            else:
+                assert (answer.status, answer.code) == (403, "forbidden"), case
+
+
+@pytest.mark.parametrize("route", of("repository"))
+def test_absent_and_forbidden_answer_alike_to_whoever_may_not_know(world, route):
+    method = route.split()[0]
+    for role in ROLES:
+        if role in WITHOUT_LIMITS and role in TABLE[route].passes:
+            continue
+        seen = []
+        for name in (OTHER, ABSENT):
+            path, json = with_repository(name, world)[route]
+            answer = world.ask(role, method, path, json)
+            known = world.artifacts[OTHER].published.artifact
+            seen.append(str(answer.same_for_all).replace(name, "REPOSITORY").replace(known, NO_DIGEST))
+            headers = {k: v for k, v in answer.headers.items() if k not in {"date", "x-request-id", "content-length"}}
+            seen[-1] += str(sorted(headers.items()))
+        assert seen[0] == seen[1], role
+
+
+@pytest.mark.parametrize("route", of("id"))
+def test_what_belongs_to_one_principal_is_absent_for_every_other(world, route):
+    expected, method = TABLE[route], route.split()[0]
+    is_publication = PUBLICATION in route
+    owner = "push" if is_publication else "pull"
+
+    def of_role(role):
+        if is_publication:
+            publication, blob, data = world.publication(role)
+            return with_id(publication, "", blob, data)[route]
+        grant_id, blob = world.pulled(role)
+        return with_id("", grant_id, blob, b"")[route]
+
+    for role in ROLES:
+        if role in expected.passes:
+            path, json = of_role(role)
+            answer = ask_raw(world, role, method, path, json)
+            assert answer.status == expected.answer, (role, answer)
+        if role == owner:
+            continue
+        path, json = of_role(owner)
+        others = ask_raw(world, role, method, path, json)
+        missing = path.split("/")
+        missing[3] = str(uuid.uuid4())
+        absent = ask_raw(world, role, method, "/".join(missing), json)
+        assert (others.status, others.code) == (404, "not-found"), (role, others)
+        assert str(others.same_for_all).replace(path.split("/")[3], "ID") == str(absent.same_for_all).replace(
+            missing[3], "ID"
+        ), role
+
+
+def ask_raw(world, role, method, path, json):
+    if isinstance(json, bytes):
+        headers = world.machine.headers(method, path) if role == "machine" else {}
+        return world.http(method, path, world.tokens.get(role), body=json, headers=headers)
+    return world.ask(role, method, path, json)
+
+
+@pytest.mark.parametrize("route", of("everywhere"))
+def test_a_route_about_the_registry_admits_administrators_of_everything_only(world, route):
+    expected, method = TABLE[route], route.split()[0]
+    names_something = "{" in route
+    for role in ROLES:
+        seen = []
+        for exists in (True, False):
+            path, json = everywhere(world, route, exists=exists)[route]
+            answer = world.ask(role, method, path, json)
+            if role in expected.passes:
+                assert answer.status == (404 if names_something and not exists else expected.answer), (role, answer)
+            else:
+                assert (answer.status, answer.code) == (403, "forbidden"), (role, answer)
+                seen.append(answer.same_for_all)
+        assert len(seen) == 0 or seen[0] == seen[1], role
+
+
+def test_enrolling_takes_an_invitation_and_no_role_has_one(world):
+    body = {"public_key": "A" * 59 + "="}
+    for role in ROLES:
+        assert world.ask(role, "POST", "/v1/hosts", body).status == 401, role
+    token = invite(world.registry, f"invited-{world.by}")
+    assert world.http("GET", "/v1/whoami", token).status == 401  # nor is an invitation a role
