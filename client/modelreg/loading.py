@@ -20,7 +20,7 @@ from typing import Any, Self
 
 from blake3 import blake3
 
-from modelreg import connections, credentials, launch, pinning, pull, trees
+from modelreg import connections, launch, login, pinning, pull, trees
 from modelreg.api import Api
 from modelreg.cache import Cache
 from modelreg.errors import DigestMismatch, Misconfigured, NotFound
@@ -154,7 +154,7 @@ def open_verified(reference: str, settings: Settings | None = None) -> VerifiedM
     policy = pinning.load_policy(settings.trust_policy, settings.state_dir)
     cache = Cache(settings.cache_dir)
     pool = connections.make_pool(settings.ca_file, settings.connections)
-    api = Api(settings.registry, credentials.find(settings.credentials, settings.registry), pool)
+    api = Api(settings.registry, login.session_token(settings), pool)
     pulled = pull.pull(
         api,
         cache,
