@@ -58,7 +58,8 @@ def as_person(
         subject=found.subject,
         refresh_token=found.refresh_token,
     )
-    return _exchanged(settings, login, found.id_token)[1]
+    with credentials.locked(settings.credentials):
+        return _exchanged(settings, login, found.id_token)[1]
 
 
 def as_workload(settings: Settings) -> LoggedIn:
@@ -67,10 +68,14 @@ def as_workload(settings: Settings) -> LoggedIn:
     Raises:
         Unauthenticated: there is none, or the registry refuses it.
     """
-    found = ambient.find(
-        os.environ, settings.identity_token_file, settings.audience or settings.registry, _tls(settings)
-    )
-    return _exchanged(settings, Login(token="", kind="workload"), found.text)[1]
+    with credentials.locked(settings.credentials):
+        return _ambient_login(settings)[1]
+
+
+def with_token(settings: Settings, token: str) -> None:
+    """Store an API token."""
+    with credentials.locked(settings.credentials):
+        credentials.write(settings.credentials, settings.registry, Login(token=token), keyring=_keyring(settings))
 
 
 def choose(settings: Settings, name: str | None) -> wire.LoginOption | None:
@@ -144,8 +149,10 @@ class SessionToken:
 
     def _renew(self) -> None:
         with credentials.locked(self._settings.credentials):
-            if (stored := _read(self._settings)) is not None and stored.kind == self._login.kind:
-                self._login = stored  # another process may have done it
+            stored = _read(self._settings)
+            if stored is None:
+                raise credentials.absent(self._settings.registry)  # logged out meanwhile
+            self._login = stored  # another process may have renewed it
             if not self._ends_soon():
                 return
             try:
@@ -165,8 +172,8 @@ def session_token(settings: Settings) -> str | Callable[[], str]:
         return credentials.require_token(token)
     login = _read(settings)
     if login is None and settings.workload:
-        as_workload(settings)
-        login = _read(settings)
+        with credentials.locked(settings.credentials):
+            login = _read(settings) or _ambient_login(settings)[0]
     if login is None:
         raise credentials.absent(settings.registry)
     return SessionToken(settings, login) if login.expires_at is not None else credentials.require_token(login.token)
@@ -196,10 +203,7 @@ def anonymous(settings: Settings) -> Api:
 
 def _renewed(settings: Settings, login: Login) -> Login:
     if login.kind == "workload":
-        found = ambient.find(
-            os.environ, settings.identity_token_file, settings.audience or settings.registry, _tls(settings)
-        )
-        return _exchanged(settings, login, found.text)[0]
+        return _ambient_login(settings)[0]
     if login.refresh_token is None:
         raise Unauthenticated(f"the login to {settings.registry} has ended; run `modelreg login`")
     tokens = oidc.refresh(_provider_of(settings, login), login.refresh_token, login.subject)
@@ -208,6 +212,12 @@ def _renewed(settings: Settings, login: Login) -> Login:
         login = replace(login, refresh_token=tokens.refresh_token)
         credentials.write(settings.credentials, settings.registry, login, keyring=_keyring(settings))
     return _exchanged(settings, login, tokens.id_token)[0]
+
+
+def _ambient_login(settings: Settings) -> tuple[Login, LoggedIn]:
+    audience = settings.audience or settings.registry
+    found = ambient.find(os.environ, settings.identity_token_file, audience, _tls(settings))
+    return _exchanged(settings, Login(token="", kind="workload"), found.text)
 
 
 def _exchanged(settings: Settings, login: Login, identity_token: str) -> tuple[Login, LoggedIn]:

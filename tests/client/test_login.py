@@ -236,6 +236,16 @@ def test_a_running_command_renews_before_the_end(registry, logged_in, home, file
     assert later() != first
 
 
+def test_a_command_does_not_bring_a_login_back_that_was_ended_meanwhile(run, registry, logged_in, file):
+    settings = Settings.load({"registry": registry.url})
+    record = credentials.read(settings.credentials, registry.url)
+    token = login.SessionToken(settings, record, clock=lambda: record.expires_at)
+    assert run("logout", **logged_in)[0] == 0
+    with pytest.raises(Unauthenticated):
+        token()
+    assert registry.url not in json.loads(file.read_text())
+
+
 def test_without_a_refresh_token_the_login_just_ends(run, registry, folder, oidc_provider, browser, file):
     (folder / "identities.toml").write_text(identities(oidc_provider.url, scopes='["openid", "email"]'))
     browser()

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -212,6 +213,14 @@ def test_a_job_with_the_workload_setting_needs_no_login(github):
     assert "workload:ci/acme/train" in done.stdout
     github.end_session()
     assert github("whoami").returncode == 0  # the platform minted another
+
+
+def test_processes_of_one_pod_that_start_together_share_one_exchange(registry, pod):
+    """The projected token is good once; with the workload setting the second process finds the session of the first."""
+    pod.environment["MODELREG_WORKLOAD"] = "1"
+    with ThreadPoolExecutor(3) as pool:
+        done = list(pool.map(lambda _n: pod("whoami"), range(3)))
+    assert [(process.returncode, process.stderr) for process in done] == [(0, "")] * 3
 
 
 @pytest.mark.parametrize(

@@ -262,3 +262,21 @@ def test_a_principal_is_always_one_printable_word(value):
         assert made.isprintable()
         assert " " not in made
         assert len(made) <= 200
+
+
+def test_the_examples_of_the_manual_are_files_that_are_read():
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "identities.md").read_text()
+    blocks = [block.partition("```")[0] for block in page.split("```toml\n")[1:]]
+    whole = [parse(block) for block in blocks if "[[issuers]]" in block]
+    assert [[issuer.name for issuer in found] for found in whole] == [["github"], ["cluster"], ["company"]]
+    rules = [line.partition("   #")[0] for block in blocks if "[[issuers]]" not in block for line in block.splitlines()]
+    assert len(rules) == 3
+    for line in rules:
+        assert parse(text(claims=line.removeprefix("claims = {").removesuffix("}"), principal="workload:x"))
+
+
+def test_every_reason_is_explained_in_the_manual():
+    from modelreg.errors import TOKEN_REASONS
+
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "identities.md").read_text()
+    assert {reason for reason in TOKEN_REASONS if f"`{reason}`" not in page} == set()

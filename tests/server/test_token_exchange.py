@@ -784,6 +784,23 @@ def test_an_edit_of_the_file_holds_at_once(federation, issuer):
         federation.verify(issuer.token(), None, now)
 
 
+def test_a_file_that_was_broken_meanwhile_is_explained_in_the_log_and_not_to_everybody(
+    issuer, tmp_path, http_to, caplog
+):
+    path = tmp_path / "identities.toml"
+    path.write_text(identities(issuer))
+    with running_registry(tmp_path / "r", identities=path) as registry:
+        path.write_text("[[issuers]]\nname = 'internal-secret-name'\n")
+        http = http_to(registry.url)
+        for answer in (
+            http("GET", "/v1/login-options"),
+            http("POST", "/v1/token-exchange", json={"token": issuer.token()}),
+        ):
+            assert (answer.status, answer.code) == (500, "misconfigured")
+            assert "issuers/0" not in answer.body.decode()
+        assert "issuers/0" in caplog.text
+
+
 def test_a_malformed_file_stops_the_server_from_starting(tmp_path):
     (tmp_path / "identities.toml").write_text("[[issuers]]\nname = 'x'\n")
     with (

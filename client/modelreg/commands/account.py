@@ -43,8 +43,7 @@ def run_login(options: argparse.Namespace) -> int:
 
 def _login_with_token(settings: Settings, output: Output, token: str) -> int:
     who = connect_with(settings, credentials.require_token(token)).whoami()  # a token that does not work is not stored
-    keyring = settings.credential_store == "keyring"
-    credentials.write(settings.credentials, settings.registry, credentials.Login(token=token), keyring=keyring)
+    login.with_token(settings, token)
     output.result(who.model_dump(), f"logged in to {settings.registry} as {who.principal}")
     return 0
 
