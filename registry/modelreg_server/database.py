@@ -4,6 +4,7 @@
 turn at the start instead of failing in the middle. Nothing here commits; operations do, with `session.begin()`.
 """
 
+import hashlib
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -96,6 +97,16 @@ def _require_durable(connection: Connection) -> None:
             )
     elif connection.execute(text("SHOW synchronous_commit")).scalar_one() == "off":
         raise Misconfigured("PostgreSQL runs with synchronous_commit=off; acknowledged events could be lost")
+
+
+def one_at_a_time(session: Session, *names: str) -> None:
+    """Wait for every other transaction that named the same, until it ends; then see what it committed.
+
+    For what no row can be locked for, because it does not exist yet. SQLite lets one writer in at a time anyway.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        key = int.from_bytes(hashlib.sha256("\0".join(names).encode()).digest()[:8], signed=True)
+        session.connection().execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
 
 
 def insert_if_absent(session: Session, rows: Sequence[SQLModel]) -> int:

@@ -26,7 +26,7 @@ from modelreg.trust import TrustPolicy
 from modelreg_server import custody, storage
 from modelreg_server.callers import Caller, denied
 from modelreg_server.custody import Event, EventType
-from modelreg_server.database import Database, insert_if_absent
+from modelreg_server.database import Database, insert_if_absent, one_at_a_time
 from modelreg_server.identity import Principal, Verb
 from modelreg_server.measuring import BlobFacts, Measuring, facts_of
 from modelreg_server.storage import BlobStore, Upload
@@ -83,6 +83,8 @@ def begin(
     with database.writing() as session, session.begin():
         if not _may_push_or_sign(session, caller, repository, str(manifest.digest)):
             raise denied(caller.principal, Verb.PUSH, repository)
+        # A client whose answer is late begins again while the first request still runs.
+        one_at_a_time(session, "begin", repository, str(manifest.digest), caller.principal.name)
         attempt = session.exec(
             select(Attempt).where(
                 Attempt.repository == repository,
@@ -204,14 +206,15 @@ def measure(
             progress = measuring.wait(upload_of(row), declared, _MEASURE_WAIT_SECONDS)
         except DigestMismatch:
             with database.writing() as session, session.begin():
-                if (stale := session.get(BlobUpload, row.id)) is not None:
+                # Locked: of several requests that measure at once, one finds it and the others find it gone.
+                if (stale := session.get(BlobUpload, row.id, with_for_update=True)) is not None:
                     session.delete(stale)
             store.discard(upload_of(row))
             raise
         if progress is not None:
             return False, progress
         with database.writing() as session, session.begin():
-            if (current := session.get(BlobUpload, row.id)) is not None:
+            if (current := session.get(BlobUpload, row.id, with_for_update=True)) is not None:
                 current.measured_at = caller.now
     return True, row.size_bytes
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -206,6 +207,28 @@ def test_a_right_pin_is_given_exactly_once(user, softhsm, trust_key, model, tmp_
 def test_without_a_pin_and_without_a_terminal_the_token_is_not_touched(user, softhsm, model):
     done = user("push", model, "demo/token:v4", "--key", softhsm.make_key(), expect=1)
     assert "no PIN for the token: add pin-source=FILE" in done.stderr
+
+
+def test_at_a_terminal_the_pin_is_asked_for_and_not_shown(registry, softhsm, trust_key, model, tmp_path):
+    """`script` gives the real CLI a terminal of its own."""
+    uri = softhsm.make_key()
+    trust_key(public_key_of(uri))
+    command = [sys.executable, "-m", "modelreg.cli", "push", str(model), "demo/token:v5", "--key", uri]
+    env = {**registry.environment(tmp_path / "home"), **softhsm.environment}
+    del env["MODELREG_KEY"], env["MODELREG_CERTIFICATE"]
+    terminal = subprocess.Popen(
+        ["script", "-qec", shlex.join(command), "/dev/null"], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    shown = b""
+    while b"(one try): " not in shown:
+        block = os.read(terminal.stdout.fileno(), 1000)
+        assert block, shown
+        shown += block
+    rest, _ = terminal.communicate(softhsm_pin().encode() + b"\n", timeout=120)
+
+    assert terminal.returncode == 0, shown + rest
+    assert b"published demo/token@sha256:" in rest
+    assert softhsm_pin().encode() not in shown + rest
 
 
 def test_a_pin_in_the_uri_is_refused_before_anything_else(user, softhsm, model):

@@ -1,8 +1,7 @@
-"""Publishing step by step: repeated, resumed, raced, and refused."""
+"""Publishing step by step: repeated, resumed, and refused. Races are in `test_publication_races`."""
 
 import dataclasses
 import json
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import pytest
@@ -74,37 +73,6 @@ def test_finishing_twice_gives_the_same_answer_and_one_event(registry, publishin
     assert answers[0] == answers[1] == answers[2]
     assert answers[0].created is True
     assert [e.artifact for e in events_of(registry, "artifact.published")].count(str(manifest.digest)) == 1
-
-
-def test_finishing_at_once_publishes_once_and_keeps_the_bytes(registry, publishing):
-    """A client whose answer is late asks again while the first request still runs."""
-    api = registry.api(connections_at_once=8)
-    for round_ in range(5):
-        data = b"finish at once %d" % round_
-        manifest, state = ready(publishing, api, {"a": data})
-        with ThreadPoolExecutor(8) as pool:
-            answers = list(pool.map(api.finish_publication, [state.id] * 8))
-
-        assert all(answer == answers[0] for answer in answers)
-        assert answers[0].created is True
-        assert [e.artifact for e in events_of(registry, "artifact.published")].count(str(manifest.digest)) == 1
-        assert bytes_of(registry, manifest.files[0].blake3) == data
-
-
-def test_two_principals_who_publish_the_same_artifact_at_once_make_one_event(registry, publishing):
-    files = {"a": b"two principals", "b": b"two files"}
-    apis = [registry.api(registry.token(f"person:racer-{n}", "push:demo/*")) for n in range(4)]
-    states = [ready(publishing, api, files) for api in apis]
-    manifest = states[0][0]
-
-    with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(lambda pair: pair[0].finish_publication(pair[1][1].id), zip(apis, states, strict=True)))
-
-    assert sorted(answer.created for answer in answers) == [False, False, False, True]
-    assert len({answer.event for answer in answers}) == 1
-    assert [e.artifact for e in events_of(registry, "artifact.published")].count(str(manifest.digest)) == 1
-    for entry in manifest.files:
-        assert bytes_of(registry, entry.blake3) == files[entry.path]
 
 
 def test_pushing_what_is_published_sends_nothing_and_creates_nothing(publishing):
