@@ -74,12 +74,8 @@ class AccessGrant:
             )
             if value is not None
         ]
-        return " ".join(
-            [
-                f"{self.subject} {self.verb.value} {self.repository}",
-                *([f"({', '.join(conditions)})"] * bool(conditions)),
-            ]
-        )
+        text = f"{self.subject} {self.verb.value} {self.repository}"
+        return f"{text} ({', '.join(conditions)})" if conditions else text
 
 
 @dataclass(frozen=True)
@@ -110,6 +106,10 @@ class AccessDecision:
 
     allowed: bool
     reasons: tuple[Reason, ...]
+
+    def reasons_on(self, repository: str) -> tuple[Reason, ...]:
+        """Those of grants on this repository: the others would tell its auditors what else there is."""
+        return tuple(reason for reason in self.reasons if glob_matches(reason.grant.repository, repository))
 
 
 def decide(request: AccessRequest, grants: Iterable[AccessGrant]) -> AccessDecision:

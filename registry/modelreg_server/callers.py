@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from modelreg.errors import Forbidden, NotFound
-from modelreg.references import glob_matches
 from modelreg_server import custody
 from modelreg_server.access import EVERYWHERE, AccessDecision
 from modelreg_server.custody import Actor, Event, EventType
@@ -72,11 +71,7 @@ def denied(
         return NotPermitted(detail, denial)
     where = "every repository" if repository == EVERYWHERE else repository
     # Only of the principal's own grants, and of a repository's sensitivity only to who may see the repository.
-    near = [
-        reason.text
-        for reason in denial.decision.reasons
-        if reason.grant.verb is verb and glob_matches(reason.grant.repository, repository)
-    ]
+    near = [reason.text for reason in denial.decision.reasons_on(repository) if reason.grant.verb is verb]
     hint = near[0] if near else f"ask for an access grant or the scope {verb.value}:{repository}"
     return NotPermitted(f"{principal.name} may not {verb.value} on {where}; {hint}", denial)
 
@@ -103,8 +98,8 @@ def record_denial(database: Database, caller: Caller, error: NotPermitted | Hidd
 
 
 def reasons_of(denial: Denial) -> dict[str, object]:
-    """The reasons of a denial for the record; no reasons means that no grant names the principal."""
-    reasons = denial.decision.reasons
+    """The reasons of a denial for the record, which the repository's auditors read."""
+    reasons = denial.decision.reasons_on(denial.repository)
     told = [f"{reason.grant.origin}: {reason.text}"[:200] for reason in reasons[:_MAX_REASONS]]
     left_out = {"reasons_left_out": len(reasons) - len(told)} if len(reasons) > len(told) else {}
-    return {"reasons": told or ["no grant names this principal"], **left_out}
+    return {"reasons": told or ["no grant gives this principal anything here"], **left_out}

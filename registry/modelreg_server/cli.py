@@ -107,6 +107,8 @@ def _serve(options: argparse.Namespace) -> None:
     app = create_app(settings)
     # Bound before the address is printed: whoever reads it can connect.
     listener = socket.create_server((settings.host, settings.port), family=_family(settings.host), backlog=512)
+    # asyncio does it for sockets it knows to be TCP, and this one does not say so: head and body 40 ms apart (seen).
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     scheme = "https" if settings.tls_certificate else "http"
     print(f"modelreg {__version__} serves {scheme}://{settings.host}:{listener.getsockname()[1]} (pid {os.getpid()})")
     sys.stdout.flush()

@@ -102,7 +102,10 @@ def client(server):
 
 PROBLEM = {"Content-Type": "application/problem+json"}
 JSON = {"Content-Type": "application/json"}
-WHO = {"principal": "p", "scopes": [], "expires_at": "2030-01-01T00:00:00Z", "token_id": "t"}
+WHO = {
+    "principal": "p", "scopes": [], "expires_at": "2030-01-01T00:00:00Z", "token_id": "t", "host": None, "host_class": None,
+    "host_zone": None, "grants": [],
+}  # fmt: skip
 
 
 def problem(status=503, **members):
@@ -244,7 +247,7 @@ def test_what_a_registry_says_is_cut_before_it_fills_the_terminal(evil):
 
 
 def test_lists_that_go_in_circles_end(evil):
-    row = {"repository": "a/b", "artifacts": 1, "created_at": "2030-01-01T00:00:00Z"}
+    row = {"repository": "a/b", "artifacts": 1, "created_at": "2030-01-01T00:00:00Z", "sensitive": False}
     server = evil((200, JSON, json.dumps({"repositories": [row], "next_after": "a/b"}).encode()))
     with pytest.raises(Unreachable, match="circle"):
         list(client(server).repositories())

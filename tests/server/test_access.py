@@ -289,11 +289,24 @@ def test_a_denial_that_cannot_be_recorded_is_not_answered_as_one(own_registry, h
 
 def test_many_reasons_fit_into_one_event(own_registry, http_to):
     for n in range(30):
-        grant(own_registry, "person:al", "pull", f"{'x' * 60}{n}/{'y' * 60}")
+        grant(own_registry, "person:al", "pull", "demo/*", zone=f"zone-{n}")
     token = token_without_scopes(own_registry, "person:al")
     assert http_to(own_registry.url)("GET", "/v1/repositories/demo/m/tags", token).status == 404
     detail = of_type(own_registry, "access.denied")[-1].detail
     assert (len(detail["reasons"]), detail["reasons_left_out"]) == (8, 22)
+
+
+def test_a_denial_does_not_tell_a_repositorys_auditors_of_other_repositories(own_registry, http_to):
+    grant(own_registry, "person:al", "pull", "unheard-of/project")
+    token = token_without_scopes(own_registry, "person:al")
+    http = http_to(own_registry.url)
+    assert http("GET", "/v1/repositories/demo/m/tags", token).status == 404
+    body = {"artifact": "sha256:" + "0" * 64, "purpose": "pull", "host": "h"}
+    assert http("POST", "/v1/repositories/demo/m/grants", token, json=body).status == 404
+    seen = own_registry.api(own_registry.token("person:auditor", "audit:demo/*")).events(repository="demo/m")
+    assert {event.type for event in seen} == {"access.denied", "artifact.refused"}
+    for event in seen:
+        assert event.detail["reasons"] == ["no grant gives this principal anything here"]
 
 
 # Sensitive repositories.
@@ -431,10 +444,16 @@ def test_explain_gives_the_decision_and_every_reason(registry, published):
 
     bare = explained()
     assert bare.allowed is False
-    mine = {reason.origin: reason for reason in bare.reasons}
-    assert set(ids) <= set(mine)
-    assert mine[ids[0]].text == "needs a verified host of class server, not an unverified one"
-    assert mine[ids[1]].text == "permits tag, not pull"
+    # What the subject may elsewhere is for auditors of everything.
+    assert [reason.origin for reason in bare.reasons] == [ids[0]]
+    assert bare.reasons[0].text == "needs a verified host of class server, not an unverified one"
+    for scope in ("audit:*/*", "admin:*/*"):
+        whole = registry.api(registry.token("person:overseer", scope)).explain_access(
+            subject=subject, verb="pull", repository="demo/m"
+        )
+        mine = {reason.origin: reason for reason in whole.reasons}
+        assert set(ids) <= set(mine)
+        assert mine[ids[1]].text == "permits tag, not pull"
     assert explained(host_class="server", zone="us-1").allowed is False
     assert explained(host_class="server", zone="eu-1").allowed is True
     assert explained(host_class="server", zone="eu-1", repository="demo/absent").allowed is True

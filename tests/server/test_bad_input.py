@@ -90,6 +90,8 @@ TAKING_JSON = {
     "uploads": f"/v1/publications/{SOME_ID}/uploads",
     "grants": f"{REPOSITORY}/grants",
     "receipts": f"/v1/grants/{SOME_ID}/receipts",
+    "access grants": "/v1/access/grants",
+    "invitations": "/v1/hosts/invitations",
 }
 
 
@@ -222,6 +224,9 @@ ROWS = [
              status=422 if value else 404, code="invalid" if value else "not-found")
         for value in NUMBERS
     ],
+    *each("host", "/v1/hosts/{}", ["A", "-a", ".a", "a__b", "%00", "a%0a", "a%20b", "%c3%a9", "%ff", "a*", "*", "a" * 101]),
+    *[get(f"access grant id {value[:20]!r}", f"/v1/access/grants/{value}", method="DELETE") for value in IDS if value != ".."],
+    *each("access of", "/v1/access/grants?subject={}", ["", "x", "person:", "group:x", "person:%00", "person:" + "a" * 200]),
     *each("events", "/v1/events?{}", QUERIES),
     *each("repositories", "/v1/repositories?{}", ["limit=0", "limit=x", "after=" + "a" * 129, "after=%00", "after=%ff"]),
     *each("artifacts", f"{REPOSITORY}/artifacts?{{}}", ["before=-1", "before=x", "before=9223372036854775808", "limit=0"]),
@@ -245,7 +250,8 @@ ROWS = [
         for method, path in (
             ("DELETE", "/v1/whoami"), ("POST", "/v1/whoami"), ("PUT", "/health"), ("PATCH", REPOSITORY + "/tags/v1"),
             ("DELETE", REPOSITORY + "/tags/v1"), ("OPTIONS", "/v1/tokens"), ("TRACE", "/v1/whoami"),
-            ("DELETE", "/v1/events"), ("PUT", "/v1/events"), ("GET", REPOSITORY + "/grants"),
+            ("DELETE", "/v1/events"), ("PUT", "/v1/hosts/x"), ("PUT", "/v1/access/grants"), ("GET", REPOSITORY),
+            ("PUT", "/v1/events"), ("GET", REPOSITORY + "/grants"),
         )
     ],
     *[

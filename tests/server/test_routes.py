@@ -89,8 +89,12 @@ def test_a_guarded_route_that_declares_nothing_cannot_be_defined():
     from modelreg_server.guarding import GuardedRoute
 
     router = APIRouter(route_class=GuardedRoute)
+
+    def forgotten():
+        return {}
+
     with pytest.raises(TypeError, match="declares neither"):
-        router.get("/forgotten")(dict)
+        router.get("/forgotten")(forgotten)
 
 
 def test_no_route_is_a_coroutine_that_would_block_the_loop(registry):

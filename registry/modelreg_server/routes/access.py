@@ -65,7 +65,10 @@ def explain(
     zone: Annotated[wire.PlaceName | None, Query()] = None,
     environment: Annotated[wire.PlaceName | None, Query()] = None,
 ) -> wire.AccessExplanation:
-    """Needs `audit` or `admin` on the repository. Asking decides nothing and appends no event, unless it is refused."""
+    """Needs `audit` or `admin` on the repository; on all of them to see grants on others too.
+
+    Asking decides nothing and appends no event, unless it is refused.
+    """
     parse_repository(repository)
     if not caller.principal.may(Verb.ADMIN, repository):
         require(caller, Verb.AUDIT, repository)
@@ -79,24 +82,27 @@ def explain(
         zone=zone,
         now=caller.now,
     )
+    everything = any(caller.principal.may_everywhere(right) for right in (Verb.ADMIN, Verb.AUDIT))
+    about = None if everything else repository
     return wire.AccessExplanation(
         subject=subject,
         verb=verb.value,
         repository=repository,
         sensitive=found.request.sensitive,
         allowed=found.decision.allowed,
-        reasons=_reasons(found.decision),
+        reasons=_reasons(found.decision, about),
         tokens=[
-            wire.AccessOfToken(token_id=token_id, allowed=decision.allowed, reasons=_reasons(decision))
+            wire.AccessOfToken(token_id=token_id, allowed=decision.allowed, reasons=_reasons(decision, about))
             for token_id, decision in found.tokens
         ],
     )
 
 
-def _reasons(decision: AccessDecision) -> list[wire.AccessReason]:
+def _reasons(decision: AccessDecision, about: str | None) -> list[wire.AccessReason]:
+    """All reasons, or those of grants on one repository."""
     return [
         wire.AccessReason(grant=str(reason.grant), origin=reason.grant.origin, applies=reason.applies, text=reason.text)
-        for reason in decision.reasons
+        for reason in (decision.reasons if about is None else decision.reasons_on(about))
     ]
 
 
