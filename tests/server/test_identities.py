@@ -241,6 +241,12 @@ def test_a_pointer_escapes_slash_and_tilde():
     assert matched({"/https:~1~1acme.example~1roles/a~0b": "yes"}, "workload:x", **token).principal == "workload:x"
 
 
+def test_a_value_does_not_hold_the_separator_behind_its_placeholder():
+    template = claims.parse_template("workload:{x}/{y}", "workload")
+    assert template.fill({"x": "a", "y": "b/c"}) == "workload:a/b/c"
+    assert template.fill({"x": "a/b", "y": "c"}) is None
+
+
 _part = st.text("ab/:#-.", min_size=1, max_size=6)
 
 

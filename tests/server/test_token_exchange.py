@@ -402,6 +402,20 @@ def test_a_hostile_token_is_refused_with_its_reason(registry, issuer, exchanged,
         assert token not in caplog.text
 
 
+def test_an_id_token_given_to_another_client_is_refused(issuer, tmp_path):
+    path = tmp_path / "identities.toml"
+    source = identities(
+        issuer, rules=f'[[issuers.rules]]\nclaims = {{ iss = "{issuer.url}" }}\nprincipal = "person:x"\n'
+    )
+    path.write_text(source.replace('kind = "workload"', 'kind = "person"').replace("audience", "client_id"))
+    federation = Federation(path)
+    now = datetime.now(UTC)
+    assert federation.verify(issuer.token(), None, now)
+    assert federation.verify(issuer.token(azp=AUDIENCE), None, now)
+    assert refusal(federation, issuer.token(azp="other-client")) == "audience"
+    assert refusal(federation, issuer.token(headers={"typ": "at+jwt"})) == "header"
+
+
 def test_required_claims_are_required(issuer, tmp_path):
     path = tmp_path / "identities.toml"
     path.write_text(identities(issuer, more='required_claims = ["environment"]'))
