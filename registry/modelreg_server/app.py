@@ -15,7 +15,7 @@ from modelreg_server.dependencies import Parts, read_policy
 from modelreg_server.identity.tokens import TokenAuthenticator
 from modelreg_server.measuring import Measuring
 from modelreg_server.migrations import require_current
-from modelreg_server.routes import events, grants, health, principals, publications, repositories
+from modelreg_server.routes import events, grants, health, principals, publications, repositories, signatures, trust
 from modelreg_server.settings import Settings
 from modelreg_server.storage import BlobStore, Presigner
 from modelreg_server.storage.directory import DirectoryStore
@@ -69,7 +69,7 @@ def create_app(settings: Settings, clock: Callable[[], datetime] = lambda: datet
         clock=clock,
         counters=counters,
     )
-    for module in (health, principals, repositories, publications, grants, events):
+    for module in (health, principals, repositories, publications, grants, events, signatures, trust):
         app.include_router(module.router)
     problems.install(app)
     app.add_middleware(Traffic, counters=counters)

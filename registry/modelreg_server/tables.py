@@ -197,3 +197,16 @@ class GrantRow(SQLModel, table=True):
     purpose: str = Field(max_length=20)
     host: str = Field(max_length=200)
     expires_at: datetime = Field(sa_type=UtcDateTime)
+
+
+class TrustFile(SQLModel, table=True):
+    """A file of the published trust repository, by the name it is served under; old versions stay for slow clients."""
+
+    __tablename__ = "trust_file"
+    __table_args__ = (hex_64_check("sha256"),)
+
+    name: str = Field(primary_key=True, max_length=100)
+    content: bytes = Field(sa_type=LargeBinary)
+    sha256: str = Field(max_length=64)
+    published_at: datetime = Field(sa_type=UtcDateTime)
+    event_index: int = Field(sa_type=BigInteger)

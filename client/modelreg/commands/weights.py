@@ -6,7 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
-from modelreg import launch, pinning, pull, push, signing
+from modelreg import launch, pinned, pull, push, signing
 from modelreg.cache import Cache
 from modelreg.commands import now, output_of, settings_of, signer_json, size_text
 from modelreg.commands.session import connect
@@ -60,7 +60,7 @@ def run_push(options: argparse.Namespace) -> int:
 def run_pull(options: argparse.Namespace) -> int:
     """`modelreg pull REF [--output DIR]`."""
     settings, output = settings_of(options), output_of(options)
-    policy = pinning.load_policy(settings.trust_policy, settings.state_dir)
+    policy = pinned.policy_of(settings)
     with Bars(quiet=output.quiet or output.as_json) as bars:
         pulled = pull.pull(
             connect(settings),
@@ -100,7 +100,7 @@ def run_pull(options: argparse.Namespace) -> int:
 def run_launch(options: argparse.Namespace) -> int:
     """`modelreg launch REF -- CMD … {model} …`; does not return when the command starts."""
     settings, output = settings_of(options), output_of(options)
-    policy = pinning.load_policy(settings.trust_policy, settings.state_dir)
+    policy = pinned.policy_of(settings)
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     if not command:
         raise Invalid("say what to start: modelreg launch REF -- CMD … {model} …", field="command")
