@@ -10,8 +10,9 @@ import anyio.to_thread
 from fastapi import FastAPI
 
 from modelreg import __version__
+from modelreg.trust_metadata import parse_pinned_root
 from modelreg_server import database, problems
-from modelreg_server.dependencies import Parts, read_policy
+from modelreg_server.dependencies import Parts, read_policy, read_root
 from modelreg_server.identity.tokens import TokenAuthenticator
 from modelreg_server.measuring import Measuring
 from modelreg_server.migrations import require_current
@@ -35,6 +36,8 @@ def create_app(settings: Settings, clock: Callable[[], datetime] = lambda: datet
     require_current(opened.engine)
     if settings.trust_policy is not None:
         read_policy(settings.trust_policy)
+    elif settings.trust_from_repository:
+        parse_pinned_root(read_root(settings.trust_root))
     else:
         _log.warning("no trust policy (MODELREG_TRUST_POLICY): nothing can be published")
     store, presigner = _store(settings)

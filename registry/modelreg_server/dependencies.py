@@ -16,6 +16,7 @@ from sqlmodel import Session
 from modelreg import trust
 from modelreg.errors import Forbidden, Misconfigured, Unauthenticated
 from modelreg.references import parse_repository
+from modelreg_server import trust_files
 from modelreg_server.callers import Caller, denied
 from modelreg_server.custody import Actor
 from modelreg_server.database import Database
@@ -44,8 +45,29 @@ class Parts:
 
         Raises:
             Misconfigured: there is none, or it cannot be read.
+        Untrusted: the published one does not follow from the pinned root, or has expired.
         """
+        if self.settings.trust_from_repository:
+            with self.database.reading() as session:
+                return trust_files.policy_of(session, read_root(self.settings.trust_root), self.clock())
         return read_policy(self.settings.trust_policy)
+
+    @property
+    def has_trust_policy(self) -> bool:
+        """Whether `trust_policy` has anything to answer with."""
+        return self.settings.trust_from_repository or self.settings.trust_policy is not None
+
+
+def read_root(path: Path | None) -> bytes:
+    """Read the pinned root of the trust repository.
+
+    Raises:
+        Misconfigured: no path, or no file.
+    """
+    try:
+        return path.read_bytes() if path is not None else b""
+    except OSError as error:
+        raise Misconfigured(f"the trust root cannot be read: {error}", setting="MODELREG_TRUST_ROOT") from None
 
 
 def read_policy(path: Path | None) -> trust.TrustPolicy:

@@ -30,6 +30,13 @@ class Settings(BaseSettings):
     trust_policy: Path | None = Field(
         default=None, description="The trust policy that publications must satisfy; without one nothing is published."
     )
+    trust_from_repository: bool = Field(
+        default=False,
+        description="Take that policy, and revocations, from the trust repository published here instead.",
+    )
+    trust_root: Path | None = Field(
+        default=None, description="The pinned first root (1.root.json) of that trust repository."
+    )
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8470, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
     tls_certificate: Path | None = Field(default=None, description="PEM chain to serve HTTPS with.")
@@ -51,6 +58,11 @@ class Settings(BaseSettings):
                 f"refusing to listen on {self.host} without TLS: set tls_certificate and tls_key, or behind_proxy to "
                 "the addresses of the proxies that terminate TLS",
                 setting="MODELREG_HOST",
+            )
+        if self.trust_from_repository and (self.trust_root is None or self.trust_policy is not None):
+            raise Misconfigured(
+                "trust_from_repository needs trust_root, and no trust_policy beside it: there is one policy or the other",
+                setting="MODELREG_TRUST_FROM_REPOSITORY",
             )
         return self
 

@@ -64,14 +64,14 @@ def test_the_walk_finds_a_route_that_declares_nothing():
     assert "/plain" in found
 
 
-def test_only_health_is_public(registry):
+def test_only_health_and_trust_data_are_public(registry):
     public = [
         route.path
         for route in walk(registry.app.routes)
         if isinstance(route, APIRoute) and any(isinstance(found, Public) for found in declarations(route.dependant))
     ]
 
-    assert public == ["/health"]
+    assert public == ["/health", "/v1/trust/metadata/{name}", "/v1/trust/targets/{name}"]
 
 
 def test_no_route_is_a_coroutine_that_would_block_the_loop(registry):

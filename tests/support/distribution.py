@@ -35,7 +35,8 @@ class Operator:
     now: datetime = field(default_factory=utc_now)
 
     def __post_init__(self) -> None:
-        trust_repository.init(self.folder, self.now)
+        if not self.folder.exists():
+            trust_repository.init(self.folder, self.now)
 
     @property
     def signers(self) -> list[Any]:

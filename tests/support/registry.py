@@ -152,7 +152,7 @@ def s3_settings(server: Any) -> dict[str, Any]:
 def running_registry(folder: Path, **settings: Any) -> Iterator[Registry]:
     """A migrated registry on a free loopback port, in a thread of this process."""
     trusted = Trust(folder / "trust")
-    built = Settings(data_dir=folder / "data", trust_policy=trusted.policy_path, port=0, **settings)
+    built = Settings(**{"data_dir": folder / "data", "trust_policy": trusted.policy_path, "port": 0, **settings})
     opened = database.connect(built.resolved_database_url)
     migrations.migrate(opened.engine)
     opened.dispose()
