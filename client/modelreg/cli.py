@@ -185,7 +185,12 @@ def _trust(commands: "Commands", common: argparse.ArgumentParser) -> None:
     show.set_defaults(run="trusting:run_show")
     keys = argparse.ArgumentParser(add_help=False)
     keys.add_argument(
-        "--key", type=Path, action="append", default=[], help="a key to sign with, beside those in DIR/keys"
+        "--key",
+        dest="sign_with",  # `key` is a setting
+        type=Path,
+        action="append",
+        default=[],
+        help="a key to sign with, beside those in DIR/keys",
     )
     _trust_repo(trust, common, keys)
     _revoke(trust, common, keys)

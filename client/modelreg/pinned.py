@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from modelreg import pinning
@@ -11,10 +12,11 @@ from modelreg.trust import TrustPolicy
 _UNSAFE = re.compile(r"[^A-Za-z0-9.-]+", re.ASCII)
 
 
-def policy_of(settings: Settings) -> TrustPolicy:
+def policy_of(settings: Settings, note: Callable[[str], None] | None = None) -> TrustPolicy:
     """The trust policy to verify by, with its revocations; whether it is fresh is decided where `now` is known.
 
-    A file named by flag, environment or configuration wins. HTTP is imported only where a registry is pinned.
+    A file named by flag, environment or configuration wins. HTTP is imported only where a registry is pinned. `note` is
+    told when the registry could not confirm the copy on this machine.
 
     Raises:
         Misconfigured, StaleTrust, SignatureInvalid: as `pinning.load_policy` and `distribution.load`.
@@ -24,7 +26,10 @@ def policy_of(settings: Settings) -> TrustPolicy:
     from modelreg import connections, distribution  # noqa: PLC0415  # seconds that a verification from a file saves
 
     pool = connections.make_pool(settings.ca_file, 2)
-    return distribution.load(settings.registry, folder_of(settings), pool).policy
+    loaded = distribution.load(settings.registry, folder_of(settings), pool)
+    if loaded.offline is not None and note is not None:
+        note(f"note: using this machine's verified copy of the trust policy and revocations: {loaded.offline}")
+    return loaded.policy
 
 
 def takes_pinned(settings: Settings) -> bool:

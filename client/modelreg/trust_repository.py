@@ -291,7 +291,7 @@ def status(folder: Path) -> dict[str, Any]:
         "expires": {name: signed.expires for name, signed in newest.items()},
         "roles": {name: {"threshold": role.threshold, "keys": role.keyids} for name, role in root.roles.items()},
         "staged": [
-            f"{progress.role} {progress.version}: {progress.missing} signatures missing"
+            f"{progress.role} {progress.version}: signatures missing: {progress.missing}"
             for kind in _STAGED
             if (path := _staged_path(folder, kind)).exists()
             for progress in [_progress(folder, _read_metadata(path, kind))]

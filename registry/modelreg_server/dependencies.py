@@ -74,7 +74,7 @@ def read_policy(path: Path | None) -> trust.TrustPolicy:
     """Read the trust policy file.
 
     Raises:
-        Misconfigured: no path, no file, or a malformed one.
+        Misconfigured: no path, no file, a malformed one, or one without revocations of its own.
     """
     if path is None:
         raise Misconfigured(
@@ -83,9 +83,17 @@ def read_policy(path: Path | None) -> trust.TrustPolicy:
             setting="MODELREG_TRUST_POLICY",
         )
     try:
-        return trust.parse(path.read_bytes())
+        policy = trust.parse(path.read_bytes())
     except OSError as error:
         raise Misconfigured(f"the trust policy cannot be read: {error}", setting="MODELREG_TRUST_POLICY") from None
+    if policy.distributed:
+        # Nothing could be published under it, and grants would be checked against no list at all.
+        raise Misconfigured(
+            f"{path} takes its revocations from the published trust repository; set MODELREG_TRUST_FROM_REPOSITORY and "
+            "MODELREG_TRUST_ROOT instead",
+            setting="MODELREG_TRUST_POLICY",
+        )
+    return policy
 
 
 def parts_of(request: Request) -> Parts:

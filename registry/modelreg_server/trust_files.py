@@ -4,6 +4,7 @@ The registry holds no key of it. Before it accepts a new version it makes the ch
 it serves now, so that an operator's mistake is refused here and not on a thousand hosts. (docs/spec/trust-distribution.md)
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,7 +15,7 @@ from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Tar
 
 from modelreg import trust
 from modelreg.digests import sha256_of
-from modelreg.errors import Conflict, Invalid, Misconfigured, NotFound, StaleTrust
+from modelreg.errors import Conflict, Invalid, Misconfigured, NotFound, StaleTrust, Untrusted
 from modelreg.trust_metadata import (
     MAX_ROOT_ROTATIONS,
     MAX_TARGET_BYTES,
@@ -33,6 +34,8 @@ from modelreg_server.callers import Caller
 from modelreg_server.custody import Event, EventType
 from modelreg_server.database import Database
 from modelreg_server.tables import TrustFile
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ class _Served:
     timestamp: Metadata[Any]
     snapshot: Metadata[Any]
     targets: Metadata[Any]
+    raw_timestamp: bytes
     raw_snapshot: bytes
     raw_targets: bytes
 
@@ -87,8 +91,9 @@ def publish(database: Database, caller: Caller, offered: Offered) -> Published:
         custody.hold(session)  # one publisher at a time
         root, roots = _follow_roots(session, offered.roots)
         require_signed(root, root, caller.now)
-        timestamp, snapshot, targets = _check_metadata(session, root, offered, caller.now)
-        _check_files(session, targets, offered.files)
+        served = _served_if_sound(session)
+        timestamp, snapshot, targets = _check_metadata(served, root, offered, caller.now)
+        _check_files(session, served, targets, offered.files)
         rows = {
             **roots,
             "timestamp.json": offered.timestamp,
@@ -132,7 +137,7 @@ def _follow_roots(session: Session, raw_roots: tuple[bytes, ...]) -> tuple[Metad
 
 
 def _check_metadata(
-    session: Session, root: Metadata[Root], offered: Offered, now: datetime
+    served: "_Served | None", root: Metadata[Root], offered: Offered, now: datetime
 ) -> tuple[Metadata[Timestamp], Metadata[Snapshot], Metadata[Targets]]:
     timestamp, snapshot = parse(offered.timestamp, Timestamp), parse(offered.snapshot, Snapshot)
     targets = parse(offered.targets, Targets)
@@ -149,10 +154,9 @@ def _check_metadata(
     _require_version("targets", targets.signed.version, meta["targets.json"].version)
     # As clients do: what an earlier key signed is no floor once the root has replaced that key, so that a compromised
     # online key cannot shut the operator out with a huge version.
-    served = _served(session)
     if served is not None and _still_signed(served.timestamp, root):
         # Clients take no second timestamp of one version.
-        again = offered.timestamp == serve(session, "timestamp.json")
+        again = offered.timestamp == served.raw_timestamp
         _require_not_lower("timestamp", timestamp.signed.version, served.timestamp.signed.version + (not again))
         _require_not_lower("snapshot", snapshot.signed.version, served.snapshot.signed.version)
     if served is not None and _still_signed(served.snapshot, root):
@@ -160,7 +164,9 @@ def _check_metadata(
     return timestamp, snapshot, targets
 
 
-def _check_files(session: Session, targets: Metadata[Targets], files: Mapping[str, bytes]) -> None:
+def _check_files(
+    session: Session, served: "_Served | None", targets: Metadata[Targets], files: Mapping[str, bytes]
+) -> None:
     if targets.signed.targets.keys() != files.keys():
         raise Invalid("the targets metadata must name exactly the files that were sent", field="files")
     for name, raw in files.items():
@@ -171,26 +177,31 @@ def _check_files(session: Session, targets: Metadata[Targets], files: Mapping[st
             named.verify_length_and_hashes(raw)
         if named.hashes.keys() != {"sha256"}:
             raise Invalid(f"{name} must be named by its sha256 alone", field="targets")
-    served = served_files(session)
+    kept = _files(session, served) if served is not None else {}
     for name, raw in files.items():
-        if name in served and raw != served[name]:
-            version, before = version_of(name, raw), version_of(name, served[name])
+        if name in kept and raw != kept[name]:
+            version, before = version_of(name, raw), version_of(name, kept[name])
             if version <= before:
                 raise StaleTrust(
                     f"{name} has version {version}, this registry serves {before}; raise `version` with every change"
                 )
-    if gone := served.keys() - files.keys():
+    if gone := kept.keys() - files.keys():
         raise Conflict(f"{', '.join(sorted(gone))} is served and was not sent; what is distributed is not taken back")
     read_pair(files)
 
 
-def served_files(session: Session) -> dict[str, bytes]:
-    """The files that the newest targets metadata names, by name."""
-    served = _served(session)
-    if served is None:
-        return {}
-    named: Mapping[str, TargetFile] = served.targets.signed.targets
-    return {name: serve(session, f"{about.hashes['sha256']}.{name}") for name, about in named.items()}
+def _files(session: Session, served: "_Served") -> dict[str, bytes]:
+    """The files that the served targets metadata names, by name.
+
+    Raises:
+        SignatureInvalid: a row holds other bytes than are named.
+    """
+    files = {}
+    for name, about in served.targets.signed.targets.items():
+        files[name] = serve(session, f"{about.hashes.get('sha256')}.{name}")
+        with told("the published trust repository"):
+            about.verify_length_and_hashes(files[name])
+    return files
 
 
 def policy_of(session: Session, raw_root: bytes, now: datetime) -> trust.TrustPolicy:
@@ -207,9 +218,8 @@ def policy_of(session: Session, raw_root: bytes, now: datetime) -> trust.TrustPo
             require_successor(following, root)
             root = following
         require_signed(root, root, now)
-        served, files = _served(session), served_files(session)
-        if served is None:
-            raise NotFound("nothing is served")
+        served = _served(session)
+        files = _files(session, served)
     except NotFound as error:
         raise Misconfigured(
             f"no trust policy is published: {error.detail}; run `modelreg trust repo publish`"
@@ -219,13 +229,12 @@ def policy_of(session: Session, raw_root: bytes, now: datetime) -> trust.TrustPo
     with told("the published trust repository"):
         served.timestamp.signed.snapshot_meta.verify_length_and_hashes(served.raw_snapshot)
         _targets_meta(served.snapshot).verify_length_and_hashes(served.raw_targets)
-        for name, raw in files.items():
-            served.targets.signed.targets[name].verify_length_and_hashes(raw)
     _require_version("snapshot", served.snapshot.signed.version, served.timestamp.signed.snapshot_meta.version)
     _require_version("targets", served.targets.signed.version, _targets_meta(served.snapshot).version)
     policy = read_pair(files)
     if policy is None:
         raise Misconfigured(f"no {POLICY} is published; run `modelreg trust repo add` and `publish`")
+    policy.require_fresh(now)  # here, because a grant asks for revoked artifacts only
     return policy
 
 
@@ -244,16 +253,27 @@ def _newest_root(session: Session) -> Metadata[Root] | None:
     return parse(serve(session, max(names, key=lambda name: int(name.split(".", 1)[0]))), Root)
 
 
-def _served(session: Session) -> _Served | None:
-    """The metadata that the served timestamp leads to; read, not verified again."""
-    if session.get(TrustFile, "timestamp.json") is None:
+def _served_if_sound(session: Session) -> _Served | None:
+    """What is served, if anything is that holds together: rows that somebody damaged must not stop their repair."""
+    try:
+        served = _served(session)
+        _files(session, served)
+    except NotFound:
         return None
+    except (Untrusted, Invalid) as error:
+        _log.warning("the trust repository in the database is damaged and is replaced: %s", error.detail)
+        return None
+    return served
+
+
+def _served(session: Session) -> _Served:
+    """The metadata that the served timestamp leads to; read, not verified again."""
     raw_timestamp = serve(session, "timestamp.json")
     timestamp = parse(raw_timestamp, Timestamp)
     raw_snapshot = serve(session, f"{timestamp.signed.snapshot_meta.version}.snapshot.json")
     snapshot = parse(raw_snapshot, Snapshot)
     raw_targets = serve(session, f"{_targets_meta(snapshot).version}.targets.json")
-    return _Served(timestamp, snapshot, parse(raw_targets, Targets), raw_snapshot, raw_targets)
+    return _Served(timestamp, snapshot, parse(raw_targets, Targets), raw_timestamp, raw_snapshot, raw_targets)
 
 
 def _still_signed(metadata: Metadata[Any], root: Metadata[Root]) -> bool:

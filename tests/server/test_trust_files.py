@@ -16,6 +16,7 @@ from modelreg.errors import (
     SignatureInvalid,
     StaleTrust,
 )
+from modelreg_server.dependencies import read_policy
 from modelreg_server.settings import Settings
 from support.distribution import Host, Operator, put, serve_only, served, utc_now
 from support.registry import SIGNER, running_registry
@@ -225,6 +226,20 @@ def test_a_file_edited_behind_the_signature_cannot_be_published(operator):
         operator.publish()
 
 
+@pytest.mark.parametrize(
+    "suffix", ["timestamp.json", ".snapshot.json", ".targets.json", ".trust.toml", ".revocations.toml"]
+)
+@pytest.mark.parametrize("damage", [b"", b"{}", None])
+def test_damaged_rows_do_not_stop_their_repair(registry, operator, tmp_path, suffix, damage):
+    rows = {name: b"x" if damage is None else damage for name in served(registry) if name.endswith(suffix)}
+    for name, raw in rows.items():
+        put(registry, name, raw)
+    operator.stage(trust=operator.policy_text(3), revocations=operator.list_text(4))
+    operator.publish()
+
+    assert Host(registry.url, tmp_path / "host").pin(operator.first_root).policy.version == 3
+
+
 def test_either_database_serves_and_refuses_alike(either_database, tmp_path):
     with running_registry(tmp_path / "registry", **either_database) as registry:
         operator = Operator(registry, tmp_path / "operator")
@@ -272,7 +287,7 @@ def test_the_registry_can_take_its_own_policy_from_what_is_published(tmp_path, p
 
         for name in [name for name in served(registry) if name.endswith(".revocations.toml")]:
             put(registry, name, operator.list_text(9))  # somebody with the database, without keys
-        with pytest.raises(SignatureInvalid):
+        with pytest.raises(SignatureInvalid, match="published trust repository"):
             publishing.push({"a": b"under a changed list"})
 
 
@@ -280,6 +295,32 @@ def test_the_registry_can_take_its_own_policy_from_what_is_published(tmp_path, p
 def test_one_source_of_the_servers_policy_must_be_named(settings):
     with pytest.raises(Misconfigured, match="trust_from_repository"):
         Settings(data_dir="d", trust_from_repository=True, **settings)
+
+
+def test_a_policy_file_without_revocations_of_its_own_is_refused_at_start(tmp_path, registry, operator):
+    path = tmp_path / "distributed.toml"
+    path.write_text(operator.policy_text())
+    with pytest.raises(Misconfigured, match="MODELREG_TRUST_FROM_REPOSITORY"):
+        read_policy(path)
+
+
+def test_the_registrys_own_look_refuses_a_stale_list(tmp_path, publishing_to):
+    folder = tmp_path / "operator"
+    trust_repository.init(folder, utc_now())
+    root = folder / "metadata" / "1.root.json"
+    with running_registry(
+        tmp_path / "registry", trust_policy=None, trust_from_repository=True, trust_root=root
+    ) as registry:
+        operator, publishing = Operator(registry, folder), publishing_to(registry)
+        operator.stage(trust=operator.policy_text(), revocations=operator.list_text())
+        operator.publish()
+        pushed = publishing.push({"a": b"while the list was fresh"})
+        operator.stage(revocations=operator.list_text(2, days_old=2, max_age=timedelta(days=1)))
+        operator.publish()
+        with pytest.raises(StaleTrust, match="revocation list"):
+            registry.api().request_grant(
+                "demo/m", wire.GrantRequest(artifact=digest_of(pushed), purpose="pull", host="h")
+            )
 
 
 BODY = {"roots": ["{}"], "timestamp": "{}", "snapshot": "{}", "targets": "{}", "files": {}}

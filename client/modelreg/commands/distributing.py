@@ -202,7 +202,7 @@ def sign_and_refresh(options: argparse.Namespace) -> int:
 
 
 def _stand(progress: "Progress") -> str:
-    state = "complete" if progress.missing == 0 else f"{progress.missing} signatures missing"
+    state = "complete" if progress.missing == 0 else f"signatures missing: {progress.missing}"
     return f"{progress.role} version {progress.version}: {progress.signed} signatures, {state}"
 
 
@@ -210,7 +210,7 @@ def _signers(options: argparse.Namespace) -> "list[CryptoSigner]":
     from modelreg import trust_repository  # noqa: PLC0415
 
     at_hand = trust_repository.keys_at_hand(options.directory, _password())
-    return [*at_hand, *(trust_repository.load_key(path, _password()) for path in options.key)]
+    return [*at_hand, *(trust_repository.load_key(path, _password()) for path in options.sign_with)]
 
 
 def _plain_name(text: str) -> str:

@@ -67,7 +67,7 @@ def run_issue(options: argparse.Namespace) -> int:
 def run_show(options: argparse.Namespace) -> int:
     """`modelreg trust show`: what is pinned on this machine."""
     settings, output = settings_of(options), output_of(options)
-    policy = pinned.policy_of(settings)
+    policy = pinned.policy_of(settings, output.note)
     source = settings.registry if pinned.takes_pinned(settings) else settings.trust_policy
     lines = [
         f"policy       {source} version {policy.version}, {policy.digest}",

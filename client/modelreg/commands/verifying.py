@@ -29,7 +29,7 @@ def run_verify(options: argparse.Namespace) -> int:
 
 def _verify_folder(options: argparse.Namespace, root: Path) -> int:
     settings, output = settings_of(options), output_of(options)
-    policy = pinned.policy_of(settings)
+    policy = pinned.policy_of(settings, output.note)
     signature = options.signature or root / trees.SIGNATURE_FILE
     if options.repository is None:
         raise Invalid(
@@ -62,7 +62,7 @@ def _verify_folder(options: argparse.Namespace, root: Path) -> int:
 
 def _verify_kept(options: argparse.Namespace, reference: Reference) -> int:
     settings, output = settings_of(options), output_of(options)
-    policy = pinned.policy_of(settings)
+    policy = pinned.policy_of(settings, output.note)
     artifact = reference.digest or _resolve(settings, reference)
     with Bars(quiet=output.quiet or output.as_json) as bars:
         verified, folder = verify.verify_kept(

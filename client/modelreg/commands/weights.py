@@ -60,7 +60,7 @@ def run_push(options: argparse.Namespace) -> int:
 def run_pull(options: argparse.Namespace) -> int:
     """`modelreg pull REF [--output DIR]`."""
     settings, output = settings_of(options), output_of(options)
-    policy = pinned.policy_of(settings)
+    policy = pinned.policy_of(settings, output.note)
     with Bars(quiet=output.quiet or output.as_json) as bars:
         pulled = pull.pull(
             connect(settings),
@@ -100,7 +100,7 @@ def run_pull(options: argparse.Namespace) -> int:
 def run_launch(options: argparse.Namespace) -> int:
     """`modelreg launch REF -- CMD … {model} …`; does not return when the command starts."""
     settings, output = settings_of(options), output_of(options)
-    policy = pinned.policy_of(settings)
+    policy = pinned.policy_of(settings, output.note)
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     if not command:
         raise Invalid("say what to start: modelreg launch REF -- CMD … {model} …", field="command")
