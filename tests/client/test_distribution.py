@@ -499,11 +499,11 @@ def test_a_list_beyond_its_age_is_refused_though_the_metadata_is_fresh(registry,
 
 
 def test_a_copy_whose_timestamp_expired_is_refused(registry, operator, host):
-    operator.refresh(lifetime=timedelta(seconds=3))
+    operator.refresh(lifetime=timedelta(seconds=6))
     operator.publish()
     host.load()
     assert host.load(NOWHERE).offline
-    time.sleep(3.1)
+    time.sleep(max(0.0, (operator.latest("timestamp").expires - utc_now()).total_seconds()) + 0.1)
 
     with pytest.raises(StaleTrust, match="expired"):
         host.load(NOWHERE)

@@ -1,5 +1,7 @@
 """Publishing trust data: only what follows from what is served, whole or not at all, and recorded."""
 
+import contextlib
+import threading
 from datetime import timedelta
 
 import pytest
@@ -133,12 +135,8 @@ def test_a_second_timestamp_of_one_version_is_refused(registry, operator):
 
 def test_a_file_with_a_lower_or_the_same_version_is_refused(registry, operator):
     for version in (2, 3):
-        for path in (operator.folder / "targets").iterdir():
-            path.unlink()
-        operator.stage(
-            trust=operator.policy_text(2),
-            revocations=operator.list_text(version, artifacts=[Digest("sha256", "ab" * 32)]),
-        )
+        (operator.folder / "targets" / "revocations.toml").unlink()  # else the folder itself refuses
+        operator.stage(revocations=operator.list_text(version, artifacts=[Digest("sha256", "ab" * 32)]))
         refused(registry, operator.publication(), StaleTrust, f"has version {version}, this registry serves 3")
 
 
@@ -190,6 +188,19 @@ def test_a_root_below_the_old_or_the_new_threshold_is_refused(registry, operator
         raw = operator.sign(root, *names).decode()
         changed = publication.model_copy(update={"roots": [*publication.roots, raw]})
         refused(registry, changed, SignatureInvalid)
+
+
+def test_a_root_that_its_own_new_keys_sign_but_the_old_do_not_is_refused(registry, operator):
+    publication = operator.publication()
+    root = operator.latest("root")
+    root.version = 2
+    for name in ("root-1", "root-2", "root-3"):
+        root.revoke_key(operator.signer(name).public_key.keyid, "root")
+    root.add_key(trust_repository.make_key(operator.folder / "keys" / "root-9.key.pem").public_key, "root")
+    root.roles["root"].threshold = 1
+    for names in (("root-9",), ("root-9", "root-1")):
+        changed = publication.model_copy(update={"roots": [*publication.roots, operator.sign(root, *names).decode()]})
+        refused(registry, changed, SignatureInvalid, "signed by")
 
 
 def test_a_root_that_skips_a_version_is_refused(registry, operator):
@@ -290,6 +301,15 @@ def test_the_registry_can_take_its_own_policy_from_what_is_published(tmp_path, p
         with pytest.raises(SignatureInvalid, match="published trust repository"):
             publishing.push({"a": b"under a changed list"})
 
+        root = operator.latest("root")
+        root.version = 3
+        for key_id in list(root.roles["root"].keyids)[:2]:
+            root.revoke_key(key_id, "root")
+        root.roles["root"].threshold = 1
+        put(registry, "3.root.json", operator.sign(root, "root-1", "root-2"))  # not by the one key that is left
+        with pytest.raises(SignatureInvalid, match="root"):
+            publishing.push({"a": b"under a root that does not satisfy itself"})
+
 
 @pytest.mark.parametrize("settings", [{}, {"trust_policy": "x", "trust_root": "y"}])
 def test_one_source_of_the_servers_policy_must_be_named(settings):
@@ -341,6 +361,36 @@ def test_a_malformed_publication_is_refused_with_a_problem(registry, operator, h
     assert served(registry) == before
 
 
+def test_publishers_at_once_on_postgresql_never_leave_the_older_state(postgres, tmp_path):
+    with running_registry(tmp_path / "registry", database_url=postgres.make_database("race")) as registry:
+        operator = Operator(registry, tmp_path / "operator")
+        operator.stage(trust=operator.policy_text(), revocations=operator.list_text())
+        operator.publish()
+        for version in range(2, 17, 2):
+            offered = []
+            for step in (0, 1):
+                operator.stage(revocations=operator.list_text(version + step))
+                offered.append(operator.publication())
+            together = threading.Barrier(2)
+
+            def send(publication, together=together):
+                api = registry.api()
+                together.wait()
+                with contextlib.suppress(StaleTrust):
+                    api.publish_trust(publication)
+
+            threads = [threading.Thread(target=send, args=(publication,)) for publication in offered]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(60)
+            assert served(registry)["timestamp.json"] == offered[1].timestamp.encode()
+        recorded = [
+            event.detail["versions"]["timestamp"] for event in registry.whole_log() if event.type == "trust.published"
+        ]
+        assert recorded == sorted(recorded)
+
+
 # Who signed what
 
 
@@ -380,6 +430,8 @@ def test_signatures_are_found_by_identity(registry, signed):
     assert len(found(api, identity="*")) == 4
     assert found(api, identity="email:a_@demo.example") == found(api, identity="email:%") == []
     assert found(api, identity="email:b*") == found(api, identity=bo)
+    assert found(api, identity="email:b*@demo.example") == found(api, identity=bo)
+    assert found(api, identity="email:*@other.example") == found(api, identity="email:b*@demo.exampl") == []
 
 
 def test_signatures_are_found_by_key_and_by_every_certificate_of_the_chain(registry, signed):
