@@ -211,6 +211,24 @@ class Api:
         query += [("type", kind) for kind in types]
         return self._get("/v1/events?" + urlencode(query), wire.Events).events
 
+    def publish_trust(self, publication: wire.TrustPublication) -> wire.TrustPublished:
+        """Publish a trust repository (admin). Sending the same again is safe."""
+        return self._call("PUT", "/v1/trust", wire.TrustPublished, publication)
+
+    def signatures(
+        self, *, identity: str | None = None, key: Digest | None = None, artifact: Digest | None = None
+    ) -> Iterable[wire.SignatureRow]:
+        """Every recorded signature that matches (audit everywhere), page by page."""
+        asked = {"identity": identity, "key": key, "artifact": artifact}
+        query = {name: str(value) for name, value in asked.items() if value is not None}
+        after: int | None = 0
+        while after is not None:
+            page = self._get("/v1/signatures?" + urlencode({**query, "after": after}), wire.Signatures)
+            yield from page.signatures
+            if page.next_after is not None and page.next_after <= after:
+                raise Unreachable(f"{self.registry} lists signatures in a circle")
+            after = page.next_after
+
     def open_direct(
         self, request: wire.DirectRequest, headers: dict[str, str], body: object = None
     ) -> urllib3.BaseHTTPResponse:

@@ -173,8 +173,8 @@ def _looking(
 
 
 def _trust(commands: "Commands", common: argparse.ArgumentParser) -> None:
-    trust = commands.add_parser("trust", help="a small PKI, and what is pinned").add_subparsers(
-        required=True, metavar="init|issue|issue-tsa|show"
+    trust = commands.add_parser("trust", help="what is trusted here, and the operator's side of it").add_subparsers(
+        required=True, metavar="init|issue|issue-tsa|show|pin|repo|revoke"
     )
     init = trust.add_parser("init", parents=[common], help="make a root, an intermediate and a trust policy")
     init.add_argument("directory", type=Path)
@@ -187,6 +187,9 @@ def _trust(commands: "Commands", common: argparse.ArgumentParser) -> None:
     )
     init.add_argument(
         "--password", action="store_true", help="encrypt the private keys (asks, or MODELREG_KEY_PASSWORD)"
+    )
+    init.add_argument(
+        "--distributed", action="store_true", help="the policy takes its revocations from the registry (`trust repo`)"
     )
     init.set_defaults(run="trusting:run_init")
 
@@ -210,6 +213,81 @@ def _trust(commands: "Commands", common: argparse.ArgumentParser) -> None:
 
     show = trust.add_parser("show", parents=[common], help="what is pinned on this machine")
     show.set_defaults(run="trusting:run_show")
+    keys = argparse.ArgumentParser(add_help=False)
+    keys.add_argument(
+        "--key",
+        dest="sign_with",  # `key` is a setting
+        type=Path,
+        action="append",
+        default=[],
+        help="a key to sign with, beside those in DIR/keys",
+    )
+    _trust_repo(trust, common, keys)
+    _revoke(trust, common, keys)
+
+    pin = trust.add_parser("pin", parents=[common], help="take trust policy and revocations from the registry")
+    pin.add_argument("--root", type=Path, metavar="FILE", help="the trust root (1.root.json), got from the operator")
+    pin.add_argument("--sha256", metavar="DIGEST", help="its digest, sha256:…; the file then comes from the registry")
+    pin.add_argument("--trust-on-first-use", action="store_true", help="believe the registry this once")
+    pin.set_defaults(run="distributing:run_pin")
+
+
+def _trust_repo(trust: "Commands", common: argparse.ArgumentParser, keys: argparse.ArgumentParser) -> None:
+    repo = trust.add_parser("repo", help="keys and metadata that the operator publishes").add_subparsers(
+        required=True, metavar="init|add|sign|rotate-root|refresh|publish|status"
+    )
+    folder = argparse.ArgumentParser(add_help=False)
+    folder.add_argument("directory", type=Path, metavar="DIR")
+    init = repo.add_parser("init", parents=[common, folder], help="make keys, a root and empty targets")
+    for role, count, threshold in (("root", 3, 2), ("targets", 2, 1)):
+        init.add_argument(f"--{role}-keys", type=int, default=count, metavar="N", help=f"keys of {role} ({count})")
+        init.add_argument(
+            f"--{role}-threshold", type=int, default=threshold, metavar="M", help=f"that must sign ({threshold})"
+        )
+    init.set_defaults(run="distributing:run_init")
+    add = repo.add_parser("add", parents=[common, folder, keys], help="distribute trust.toml, revocations.toml")
+    add.add_argument("files", type=Path, nargs="+", metavar="FILE")
+    add.add_argument("--days", type=int, default=90, help="how long the targets metadata is good for")
+    add.add_argument("--max-age-days", type=int, default=30, help="for the first, empty revocation list")
+    add.set_defaults(run="distributing:run_add")
+    sign = repo.add_parser("sign", parents=[common, folder, keys], help="sign what waits for signatures")
+    sign.set_defaults(run="distributing:run_sign")
+    rotate = repo.add_parser("rotate-root", parents=[common, folder, keys], help="add or remove keys; old and new sign")
+    rotate.add_argument("--role", choices=["root", "targets", "online"], default="root", help="whose keys")
+    rotate.add_argument("--new-key", action="append", default=[], metavar="NAME", help="make DIR/keys/NAME.key.pem")
+    rotate.add_argument("--add-key", action="append", default=[], type=Path, metavar="PEM", help="a public key")
+    rotate.add_argument("--remove", action="append", default=[], metavar="KEYID", help="see `trust repo status`")
+    rotate.add_argument("--threshold", type=int, metavar="M", help="how many of them must sign")
+    rotate.add_argument("--days", type=int, default=365, help="how long the root is good for")
+    rotate.set_defaults(run="distributing:run_rotate")
+    refresh = repo.add_parser("refresh", parents=[common, folder, keys], help="a new timestamp; run it from cron")
+    refresh.add_argument("--days", type=int, default=7, help="how long it is good for")
+    refresh.add_argument("--publish", action="store_true", help="and publish")
+    refresh.set_defaults(run="distributing:run_refresh")
+    publish = repo.add_parser("publish", parents=[common, folder], help="have the registry serve it (admin)")
+    publish.set_defaults(run="distributing:run_publish")
+    status = repo.add_parser("status", parents=[common, folder], help="versions, expiries, keys, missing signatures")
+    status.set_defaults(run="distributing:run_status")
+
+
+def _revoke(trust: "Commands", common: argparse.ArgumentParser, keys: argparse.ArgumentParser) -> None:
+    revoke = trust.add_parser("revoke", help="distrust a signer or an artifact").add_subparsers(
+        required=True, metavar="signer|artifact|renew"
+    )
+    where = argparse.ArgumentParser(add_help=False, parents=[keys])
+    where.add_argument("--repo", dest="directory", type=Path, metavar="DIR", help="the folder of `modelreg trust repo`")
+    plan = argparse.ArgumentParser(add_help=False)
+    plan.add_argument("--plan", action="store_true", help="only list what it would withdraw (audit); 40 if anything")
+    signer = revoke.add_parser("signer", parents=[common, where, plan], help="an identity, a key or a certificate")
+    signer.add_argument("signer", metavar="IDENTITY|KEYID", help="email:… or uri:… (may hold *), or sha256:…")
+    signer.add_argument("--from", dest="since", metavar="TIME", help="signatures from then on; without it all of them")
+    signer.add_argument("--reason", help="a line for whoever asks later")
+    signer.set_defaults(run="revoking:run_signer")
+    artifact = revoke.add_parser("artifact", parents=[common, where, plan], help="an artifact, wherever it is")
+    artifact.add_argument("digest", metavar="DIGEST")
+    artifact.set_defaults(run="revoking:run_artifact")
+    renew = revoke.add_parser("renew", parents=[common, where], help="say the same list again, dated today")
+    renew.set_defaults(run="revoking:run_renew")
 
 
 def _account(commands: "Commands", common: argparse.ArgumentParser) -> None:

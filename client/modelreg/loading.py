@@ -20,7 +20,7 @@ from typing import Any, Self
 
 from blake3 import blake3
 
-from modelreg import launch, pinning, pull, trees
+from modelreg import launch, pinned, pull, trees
 from modelreg.cache import Cache
 from modelreg.errors import DigestMismatch, Misconfigured, NotFound
 from modelreg.login import connect
@@ -151,7 +151,7 @@ def open_verified(reference: str, settings: Settings | None = None) -> VerifiedM
     """
     settings = settings or Settings.load()
     now = datetime.now(UTC)
-    policy = pinning.load_policy(settings.trust_policy, settings.state_dir)
+    policy = pinned.policy_of(settings)
     cache = Cache(settings.cache_dir)
     api = connect(settings)
     pulled = pull.pull(

@@ -27,12 +27,17 @@ def load_policy(path: Path, state_dir: Path) -> trust.TrustPolicy:
     except OSError as error:
         raise Misconfigured(f"the trust policy cannot be read: {error}", path=str(path)) from None
     policy = trust.parse(raw)
-    _require_not_older(policy, path, state_dir / _SEEN_FILE)
+    require_not_older(state_dir / _SEEN_FILE, str(path.resolve()), policy.version, str(policy.digest))
     return policy
 
 
-def _require_not_older(policy: trust.TrustPolicy, path: Path, memory: Path) -> None:
-    name = str(path.resolve())
+def require_not_older(memory: Path, name: str, offered: int, offered_digest: str) -> None:
+    """Refuse a version lower than the memory file knows under this name, or other bytes under the same; remember a new one.
+
+    Raises:
+        StaleTrust: older, or changed without a new version.
+        Misconfigured: the memory cannot be read.
+    """
     try:
         seen = json.loads(memory.read_text("utf-8"))
         version, digest = seen.get(name, (0, ""))
@@ -44,11 +49,9 @@ def _require_not_older(policy: trust.TrustPolicy, path: Path, memory: Path) -> N
         raise Misconfigured(
             f"{memory} cannot be read: {error}; restore it, or remove it to forget", path=str(memory)
         ) from None
-    if policy.version < version:
-        raise StaleTrust(
-            f"{path} has version {policy.version}, this machine has seen {version}; get the newer one back"
-        )
-    if policy.version == version and digest != str(policy.digest):
-        raise StaleTrust(f"{path} changed but is still version {version}; raise `version` with every change")
-    if policy.version > version:
-        replace_file(memory, json.dumps({**seen, name: (policy.version, str(policy.digest))}).encode(), mode=0o600)
+    if offered < version:
+        raise StaleTrust(f"{name} has version {offered}, this machine has seen {version}; get the newer one back")
+    if offered == version and digest != offered_digest:
+        raise StaleTrust(f"{name} changed but is still version {version}; raise `version` with every change")
+    if offered > version:
+        replace_file(memory, json.dumps({**seen, name: (offered, offered_digest)}).encode(), mode=0o600)

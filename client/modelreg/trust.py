@@ -27,18 +27,18 @@
     repositories = ["acme/*"]
     allow = [{authority = "corp-pki", identities = ["email:*@acme.example"]}]
 
-    [revocations]                           # must be there, may be empty
+    [revocations]                           # must be there, may be empty; or `revocations = "distributed"` at the top
     updated_at = 2026-11-23T00:00:00Z
     max_age_seconds = 31536000
     artifacts = []                          # sha256:…
-    signers = []                            # {identity = "email:…"} or {key = "sha256:…"}, optional from = time
+    signers = []                            # {identity = "email:…"} or {key = "sha256:…"}, optional from = time, reason
 
 This module is the value; reading the file and remembering the version is `pinning`'s work.
 """
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
@@ -55,6 +55,8 @@ from modelreg.trusted_root import TrustedRoot, parse_trusted_root
 SCHEMA = "modelreg/trust-policy/v1"
 MAX_POLICY_BYTES = 1024 * 1024
 MAX_CLOCK_SKEW = timedelta(minutes=5)
+MAX_REASON_CHARS = 200
+DISTRIBUTED = "distributed"
 
 Usage = Literal["codeSigning", "digitalSignature"]
 
@@ -154,6 +156,7 @@ class RevokedSigner:
     identity: str | None
     key_id: Digest | None
     since: datetime | None
+    reason: str = ""
 
     def names(self, identities: Sequence[str], key_ids: Sequence[Digest]) -> bool:
         """Whether this is about one of these; an identity is a glob here as it is in a rule."""
@@ -172,6 +175,10 @@ class Revocations:
     signers: tuple[RevokedSigner, ...]
 
 
+# The list of a policy that takes it from the registry, until it is given one: older than any age, so nothing verifies.
+NOT_GIVEN = Revocations(datetime.min.replace(tzinfo=UTC), timedelta(0), frozenset(), ())
+
+
 @dataclass(frozen=True)
 class TrustPolicy:
     """A parsed policy. `digest` is the SHA-256 of its bytes."""
@@ -183,6 +190,20 @@ class TrustPolicy:
     revocations: Revocations
     digest: Digest
     time_authorities: Mapping[str, TimeAuthority] = field(default_factory=dict)
+    distributed: bool = False
+
+    def with_revocations(self, given: Revocations) -> "TrustPolicy":
+        """This policy with the distributed list it asks for.
+
+        Raises:
+            Misconfigured: it has a list of its own, which the distributed one would silently replace.
+        """
+        if not self.distributed:
+            raise Misconfigured(
+                "the trust policy has a [revocations] table of its own, and a revocation list is distributed as well; "
+                f'write `revocations = "{DISTRIBUTED}"` in the policy'
+            )
+        return replace(self, revocations=given)
 
     def allowed_for(self, repository: str) -> tuple[Allowed, ...]:
         """Who may sign for a repository by the first rule that names it; nobody when none does."""
@@ -200,6 +221,11 @@ class TrustPolicy:
         if now >= self.expires:
             raise StaleTrust(
                 f"the trust policy expired at {self.expires:%Y-%m-%d %H:%M}Z; fetch or write a newer version"
+            )
+        if self.revocations is NOT_GIVEN:
+            raise StaleTrust(
+                "the trust policy takes its revocation list from the registry, and there is none here; pin the registry's "
+                "trust root with `modelreg trust pin`, or have the list published"
             )
         oldest = now - self.revocations.max_age
         if self.revocations.updated_at < oldest:
@@ -249,14 +275,16 @@ def parse(raw: bytes) -> TrustPolicy:
                     f"authorities.{name}.timestamps names the time authority {believed!r}, which is not defined"
                 )
     rules = tuple(_rule(item, f"rules[{at}]", authorities) for at, item in enumerate(_list(members["rules"], "rules")))
+    distributed = members["revocations"] == DISTRIBUTED
     return TrustPolicy(
         version=version,
         expires=_time(members["expires"], "expires"),
         authorities=authorities,
         rules=rules,
-        revocations=_revocations(members["revocations"]),
+        revocations=NOT_GIVEN if distributed else read_revocations(members["revocations"]),
         digest=sha256_of(raw),
         time_authorities=time_authorities,
+        distributed=distributed,
     )
 
 
@@ -355,7 +383,12 @@ def _rule(untrusted: Any, where: str, authorities: Mapping[str, Authority]) -> R
     return Rule(_texts(members["repositories"], f"{where}.repositories"), tuple(allow))
 
 
-def _revocations(untrusted: Any) -> Revocations:
+def read_revocations(untrusted: Any) -> Revocations:
+    """Read the members of a revocation list, in a policy or in a list of its own (`revocations`).
+
+    Raises:
+        Misconfigured: any unknown, missing or malformed member.
+    """
     members = _table(untrusted, "revocations", "updated_at", "max_age_seconds", optional=("artifacts", "signers"))
     seconds = members["max_age_seconds"]
     if not isinstance(seconds, int) or isinstance(seconds, bool) or not 0 < seconds <= 10 * 366 * 86400:
@@ -371,14 +404,22 @@ def _revocations(untrusted: Any) -> Revocations:
 
 def _revoked_signer(untrusted: Any, at: int) -> RevokedSigner:
     where = f"revocations.signers[{at}]"
-    members = _table(untrusted, where, optional=("identity", "key", "from"))
+    members = _table(untrusted, where, optional=("identity", "key", "from", "reason"))
     if ("identity" in members) == ("key" in members):
         raise Misconfigured(f"{where} names an identity or a key (the sha256 of a key or certificate), one of them")
     return RevokedSigner(
         identity=_text(members["identity"], f"{where}.identity") if "identity" in members else None,
         key_id=_digest(members["key"], f"{where}.key") if "key" in members else None,
         since=_time(members["from"], f"{where}.from") if "from" in members else None,
+        reason=_reason(members["reason"], where) if "reason" in members else "",
     )
+
+
+def _reason(untrusted: Any, where: str) -> str:
+    reason = _text(untrusted, f"{where}.reason")
+    if len(reason) > MAX_REASON_CHARS or not reason.isprintable():
+        raise Misconfigured(f"{where}.reason is not one line of at most {MAX_REASON_CHARS} characters")
+    return reason
 
 
 def _table(untrusted: Any, where: str, *required: str, optional: tuple[str, ...] = ()) -> dict[str, Any]:

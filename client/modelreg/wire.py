@@ -526,6 +526,52 @@ class Events(Wire):
     next_after: int | None
 
 
+TrustText = Annotated[str, StringConstraints(max_length=1024 * 1024)]
+TrustRootText = Annotated[str, StringConstraints(max_length=128 * 1024)]
+
+
+class TrustPublication(Wire):
+    """A trust repository as its operator has it: all roots in order, the newest of the rest, and the files by name."""
+
+    roots: Annotated[list[TrustRootText], Field(min_length=1, max_length=1024)]
+    timestamp: TrustRootText
+    snapshot: TrustRootText
+    targets: TrustRootText
+    files: Annotated[
+        dict[Annotated[str, StringConstraints(pattern=r"^(trust|revocations)\.toml$")], TrustText], Field()
+    ]
+
+
+class TrustPublished(Wire):
+    """What is served now, by role and file, and the index of `trust.published`."""
+
+    versions: dict[str, int]
+    event: int
+
+
+class SignatureRow(Wire):
+    """A recorded signature: what it signs, and when that is known from. `trusted_time` is null where nothing proves it."""
+
+    repository: str
+    artifact: str
+    tags: list[str]
+    authority: str
+    identity: str
+    key: str
+    added_at: datetime
+    added_by: str
+    published_at: datetime
+    published_by: str
+    trusted_time: datetime | None
+
+
+class Signatures(Wire):
+    """A page, in the order they were added; pass `next_after` as `after` for the next one. A page may be empty."""
+
+    signatures: list[SignatureRow]
+    next_after: int | None
+
+
 class Problem(BaseModel):
     """RFC 9457 problem details. Facts are further members; unknown ones are kept."""
 

@@ -11,8 +11,9 @@ from fastapi import FastAPI
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from modelreg import __version__
+from modelreg.trust_metadata import parse_pinned_root
 from modelreg_server import database, problems, timestamping
-from modelreg_server.dependencies import Parts, read_policy
+from modelreg_server.dependencies import Parts, read_policy, read_root
 from modelreg_server.identity.federation import Federation
 from modelreg_server.identity.tokens import TokenAuthenticator
 from modelreg_server.measuring import Measuring
@@ -27,7 +28,9 @@ from modelreg_server.routes import (
     principals,
     publications,
     repositories,
+    signatures,
     timestamps,
+    trust,
 )
 from modelreg_server.settings import Settings
 from modelreg_server.storage import BlobStore, Presigner
@@ -48,6 +51,8 @@ def create_app(settings: Settings, clock: Callable[[], datetime] = lambda: datet
     require_current(opened.engine)
     if settings.trust_policy is not None:
         read_policy(settings.trust_policy)
+    elif settings.trust_from_repository:
+        parse_pinned_root(read_root(settings.trust_root))
     else:
         _log.warning("no trust policy (MODELREG_TRUST_POLICY): nothing can be published")
     federation = Federation(settings.identities)
@@ -86,8 +91,20 @@ def create_app(settings: Settings, clock: Callable[[], datetime] = lambda: datet
         counters=counters,
         tsa=_time_stamping_authority(settings),
     )
-    routes = (health, exchange, principals, access, hosts, repositories, publications, grants, events, timestamps)
-    for module in routes:
+    for module in (
+        health,
+        exchange,
+        principals,
+        access,
+        hosts,
+        repositories,
+        publications,
+        grants,
+        events,
+        timestamps,
+        signatures,
+        trust,
+    ):
         app.include_router(module.router)
     problems.install(app)
     if settings.behind_proxy is not None:

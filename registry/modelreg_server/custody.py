@@ -35,6 +35,7 @@ class EventType(StrEnum):
     ARTIFACT_LOADED = "artifact.loaded"
     TAG_MOVED = "tag.moved"
     TAG_RESOLVED = "tag.resolved"
+    TRUST_PUBLISHED = "trust.published"
     TOKEN_ISSUED = "token.issued"  # noqa: S105  # an event's name
     TOKEN_REVOKED = "token.revoked"  # noqa: S105
     TOKEN_EXCHANGED = "token.exchanged"  # noqa: S105  # an issuer's token for a session token

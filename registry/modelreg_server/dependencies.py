@@ -19,7 +19,7 @@ from sqlmodel import Session
 from modelreg import host_signing, trust
 from modelreg.errors import Misconfigured, Unauthenticated
 from modelreg.references import parse_repository
-from modelreg_server import access_grants, enrolment
+from modelreg_server import access_grants, enrolment, trust_files
 from modelreg_server.callers import Caller, denied
 from modelreg_server.custody import Actor
 from modelreg_server.database import Database
@@ -53,15 +53,36 @@ class Parts:
 
         Raises:
             Misconfigured: there is none, or it cannot be read.
+        Untrusted: the published one does not follow from the pinned root, or has expired.
         """
+        if self.settings.trust_from_repository:
+            with self.database.reading() as session:
+                return trust_files.policy_of(session, read_root(self.settings.trust_root), self.clock())
         return read_policy(self.settings.trust_policy)
+
+    @property
+    def has_trust_policy(self) -> bool:
+        """Whether `trust_policy` has anything to answer with."""
+        return self.settings.trust_from_repository or self.settings.trust_policy is not None
+
+
+def read_root(path: Path | None) -> bytes:
+    """Read the pinned root of the trust repository.
+
+    Raises:
+        Misconfigured: no path, or no file.
+    """
+    try:
+        return path.read_bytes() if path is not None else b""
+    except OSError as error:
+        raise Misconfigured(f"the trust root cannot be read: {error}", setting="MODELREG_TRUST_ROOT") from None
 
 
 def read_policy(path: Path | None) -> trust.TrustPolicy:
     """Read the trust policy file.
 
     Raises:
-        Misconfigured: no path, no file, or a malformed one.
+        Misconfigured: no path, no file, a malformed one, or one without revocations of its own.
     """
     if path is None:
         raise Misconfigured(
@@ -70,9 +91,17 @@ def read_policy(path: Path | None) -> trust.TrustPolicy:
             setting="MODELREG_TRUST_POLICY",
         )
     try:
-        return trust.parse(path.read_bytes())
+        policy = trust.parse(path.read_bytes())
     except OSError as error:
         raise Misconfigured(f"the trust policy cannot be read: {error}", setting="MODELREG_TRUST_POLICY") from None
+    if policy.distributed:
+        # Nothing could be published under it, and grants would be checked against no list at all.
+        raise Misconfigured(
+            f"{path} takes its revocations from the published trust repository; set MODELREG_TRUST_FROM_REPOSITORY and "
+            "MODELREG_TRUST_ROOT instead",
+            setting="MODELREG_TRUST_POLICY",
+        )
+    return policy
 
 
 def parts_of(request: Request) -> Parts:

@@ -18,7 +18,7 @@ from functools import lru_cache
 from sqlalchemy.orm import defer
 from sqlmodel import Session, col, select
 
-from modelreg import bundles, manifests, verification
+from modelreg import manifests, verification
 from modelreg.digests import sha256_of
 from modelreg.errors import Conflict, DigestMismatch, ManifestInvalid, NotFound
 from modelreg.manifests import FileEntry, Manifest
@@ -448,8 +448,9 @@ def _publish(
         identity=signer.identity,
         added_at=caller.now,
         added_by=caller.principal.name,
+        signed_at=signer.signed_at,
     )
-    if not insert_if_absent(session, [signature]) and not _replace_by_stamped(session, signature, verified):
+    if not insert_if_absent(session, [signature]) and not _replace_by_stamped(session, signature):
         return publication.event_index, created
     if not created:
         event = Event(EventType.ARTIFACT_SIGNED, repository.name, digest, detail=detail)
@@ -457,16 +458,17 @@ def _publish(
     return publication.event_index, created
 
 
-def _replace_by_stamped(session: Session, signature: Signature, verified: verification.VerifiedManifest) -> bool:
+def _replace_by_stamped(session: Session, signature: Signature) -> bool:
     """One bundle a key: one without a time gives way to one with a trusted time, which outlives the certificate."""
-    if verified.signer.signed_at is None:
+    if signature.signed_at is None:
         return False
     query = select(Signature).where(
         Signature.publication_id == signature.publication_id, Signature.key_id == signature.key_id
     )
     present = session.exec(query).one()
-    if bundles.parse(present.bundle).timestamps:
+    if present.signed_at is not None:
         return False
     present.bundle, present.added_at, present.added_by = signature.bundle, signature.added_at, signature.added_by
     present.authority, present.identity = signature.authority, signature.identity
+    present.signed_at = signature.signed_at
     return True

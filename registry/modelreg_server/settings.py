@@ -34,6 +34,13 @@ class Settings(BaseSettings):
     identities: Path | None = Field(
         default=None, description="File of the issuers whose tokens are exchanged; without one nobody logs in."
     )
+    trust_from_repository: bool = Field(
+        default=False,
+        description="Take that policy, and revocations, from the trust repository published here instead.",
+    )
+    trust_root: Path | None = Field(
+        default=None, description="The pinned first root (1.root.json) of that trust repository."
+    )
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8470, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
     tls_certificate: Path | None = Field(default=None, description="PEM chain to serve HTTPS with.")
@@ -94,6 +101,11 @@ class Settings(BaseSettings):
         if public.scheme not in {"http", "https"} or not public.hostname or public.query or public.fragment:
             raise Misconfigured(
                 "public_url is not an address; write https://host[:port]", setting="MODELREG_PUBLIC_URL"
+            )
+        if self.trust_from_repository and (self.trust_root is None or self.trust_policy is not None):
+            raise Misconfigured(
+                "trust_from_repository needs trust_root, and no trust_policy beside it: there is one policy or the other",
+                setting="MODELREG_TRUST_FROM_REPOSITORY",
             )
         return self
 

@@ -165,6 +165,7 @@ class Signature(SQLModel, table=True):
     identity: str = Field(max_length=1000)
     added_at: datetime = Field(sa_type=UtcDateTime)
     added_by: str = Field(max_length=200)
+    signed_at: datetime | None = Field(default=None, sa_type=UtcDateTime)  # the trusted time, as verified when it came
 
 
 class Tag(SQLModel, table=True):
@@ -304,3 +305,16 @@ class UsedNonce(SQLModel, table=True):
     host_id: str = Field(primary_key=True, max_length=36)
     nonce: str = Field(primary_key=True, max_length=64)
     expires_at: datetime = Field(index=True, sa_type=UtcDateTime)
+
+
+class TrustFile(SQLModel, table=True):
+    """A file of the published trust repository, by the name it is served under; old versions stay for slow clients."""
+
+    __tablename__ = "trust_file"
+    __table_args__ = (hex_64_check("sha256"),)
+
+    name: str = Field(primary_key=True, max_length=100)
+    content: bytes = Field(sa_type=LargeBinary)
+    sha256: str = Field(max_length=64)
+    published_at: datetime = Field(sa_type=UtcDateTime)
+    event_index: int = Field(sa_type=BigInteger)

@@ -113,6 +113,12 @@ def cases(published):
         ("POST", "/v1/grants/{grant_id}/loads"): (f"{grant}/loads", loaded, "pull:demo/m"),
         ("GET", "/v1/events"): ("/v1/events", None, "audit:*/*"),
         ("POST", "/v1/timestamps"): ("/v1/timestamps", None, "push:demo/m"),
+        ("GET", "/v1/signatures"): ("/v1/signatures", None, "audit:*/*"),
+        ("PUT", "/v1/trust"): (
+            "/v1/trust",
+            {"roots": ["{}"], "timestamp": "{}", "snapshot": "{}", "targets": "{}", "files": {}},
+            "admin:*/*",
+        ),
     }
 
 
@@ -133,6 +139,7 @@ WITH_RIGHTS = {
     ("POST", "/v1/repositories/{namespace}/{name}/publications"): 422,  # the empty bundle
     ("DELETE", "/v1/tokens/{token_id}"): 404,
     ("POST", "/v1/timestamps"): 422,  # no query
+    ("PUT", "/v1/trust"): 422,  # the empty root
     **dict.fromkeys(BY_ID, 404),
 }
 
@@ -192,7 +199,13 @@ def test_the_matrix_has_every_route(registry):
         if isinstance(route, APIRoute)
         for method in route.methods
     }
-    public = {("GET", "/health"), ("GET", "/v1/login-options"), ("POST", "/v1/token-exchange")}
+    public = {
+        ("GET", "/health"),
+        ("GET", "/v1/login-options"),
+        ("POST", "/v1/token-exchange"),
+        ("GET", "/v1/trust/metadata/{name}"),
+        ("GET", "/v1/trust/targets/{name}"),
+    }
     # Enrolment takes an invitation instead of a token: see test_hosts.
     assert served - public - {("POST", "/v1/hosts")} == set(ROUTES)
 

@@ -64,14 +64,20 @@ def test_the_walk_finds_a_route_that_declares_nothing():
     assert "/plain" in found
 
 
-def test_only_health_and_logging_in_are_public(registry):
+def test_only_health_logging_in_and_trust_data_are_public(registry):
     public = [
         route.path
         for route in walk(registry.app.routes)
         if isinstance(route, APIRoute) and any(isinstance(found, Public) for found in declarations(route.dependant))
     ]
 
-    assert sorted(public) == ["/health", "/v1/login-options", "/v1/token-exchange"]
+    assert sorted(public) == [
+        "/health",
+        "/v1/login-options",
+        "/v1/token-exchange",
+        "/v1/trust/metadata/{name}",
+        "/v1/trust/targets/{name}",
+    ]
 
 
 def test_every_route_is_guarded_so_that_it_answers_who_may_before_it_reads_a_body(registry):

@@ -190,7 +190,7 @@ def running_registry(
         trusted.policy_path.write_text(policy(trusted))
     if tsa:
         settings = {"tsa_key": trusted.tsa_key_path, "tsa_certificate": trusted.tsa_chain_path, **settings}
-    built = Settings(data_dir=folder / "data", trust_policy=trusted.policy_path, port=0, **settings)
+    built = Settings(**{"data_dir": folder / "data", "trust_policy": trusted.policy_path, "port": 0, **settings})
     opened = database.connect(built.resolved_database_url)
     migrations.migrate(opened.engine)
     opened.dispose()

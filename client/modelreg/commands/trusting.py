@@ -9,7 +9,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 
-from modelreg import pinning, pki, trust
+from modelreg import pinned, pki, trust
 from modelreg.commands import now, output_of, settings_of
 from modelreg.commands.weights import PASSWORD_VARIABLE
 from modelreg.digests import sha256_of
@@ -34,7 +34,7 @@ def run_init(options: argparse.Namespace) -> int:
     for name, issuer in ((ROOT, root), (INTERMEDIATE, intermediate)):
         _write_new(folder / f"{name}.key.pem", pki.private_pem(issuer.private_key, password), 0o600)
         _write_new(folder / f"{name}.crt.pem", pki.certificate_pem(issuer.certificate), 0o644)
-    policy = _policy_text(root.certificate, options.repository, options.identity, at)
+    policy = _policy_text(root.certificate, options.repository, options.identity, at, distributed=options.distributed)
     trust.parse(policy.encode())  # what is written can be read
     _write_new(folder / POLICY_FILE, policy.encode(), 0o644)
     output.result(
@@ -80,9 +80,10 @@ def run_issue_tsa(options: argparse.Namespace) -> int:
 def run_show(options: argparse.Namespace) -> int:
     """`modelreg trust show`: what is pinned on this machine."""
     settings, output = settings_of(options), output_of(options)
-    policy = pinning.load_policy(settings.trust_policy, settings.state_dir)
+    policy = pinned.policy_of(settings, output.note)
+    source = settings.registry if pinned.takes_pinned(settings) else settings.trust_policy
     lines = [
-        f"policy       {settings.trust_policy} version {policy.version}, {policy.digest}",
+        f"policy       {source} version {policy.version}, {policy.digest}",
         f"expires      {policy.expires:%Y-%m-%d %H:%M}Z",
         f"revocations  {policy.revocations.updated_at:%Y-%m-%d %H:%M}Z: {len(policy.revocations.artifacts)} artifacts",
         f"             and {len(policy.revocations.signers)} signers",
@@ -163,15 +164,25 @@ def _write_new(path: Path, data: bytes, mode: int) -> None:
         os.fsync(file.fileno())
 
 
-def _policy_text(root: x509.Certificate, repositories: list[str], identities: list[str], at: datetime) -> str:
+def _policy_text(
+    root: x509.Certificate, repositories: list[str], identities: list[str], at: datetime, *, distributed: bool = False
+) -> str:
     def texts(values: list[str]) -> str:
         return "[" + ", ".join(f'"{value}"' for value in values) + "]"
 
+    top = f'revocations = "{trust.DISTRIBUTED}"\n' if distributed else ""
+    table = f"""
+[revocations]
+updated_at = {at:%Y-%m-%dT%H:%M:%SZ}
+max_age_seconds = {365 * 86400}
+artifacts = []
+signers = []
+"""
     return f"""# Who may sign for which repository: docs/spec/trust-policy.md. Raise `version` with every change.
 schema = "{trust.SCHEMA}"
 version = 1
 expires = {at + timedelta(days=365):%Y-%m-%dT%H:%M:%SZ}
-
+{top}
 [authorities.pki]
 method = "certificate"
 usage = "codeSigning"
@@ -187,10 +198,4 @@ roots = [\'\'\'
 [[rules]]
 repositories = {texts(repositories)}
 allow = [{{authority = "pki", identities = {texts(identities)}}}]
-
-[revocations]
-updated_at = {at:%Y-%m-%dT%H:%M:%SZ}
-max_age_seconds = {365 * 86400}
-artifacts = []
-signers = []
-"""
+{"" if distributed else table}"""

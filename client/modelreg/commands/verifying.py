@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from modelreg import pinning, trees, verify
+from modelreg import pinned, trees, verify
 from modelreg.cache import Cache
 from modelreg.commands import now, output_of, settings_of, signer_json
 from modelreg.digests import Digest
@@ -29,7 +29,7 @@ def run_verify(options: argparse.Namespace) -> int:
 
 def _verify_folder(options: argparse.Namespace, root: Path) -> int:
     settings, output = settings_of(options), output_of(options)
-    policy = pinning.load_policy(settings.trust_policy, settings.state_dir)
+    policy = pinned.policy_of(settings, output.note)
     signature = options.signature or root / trees.SIGNATURE_FILE
     if options.repository is None:
         raise Invalid(
@@ -62,7 +62,7 @@ def _verify_folder(options: argparse.Namespace, root: Path) -> int:
 
 def _verify_kept(options: argparse.Namespace, reference: Reference) -> int:
     settings, output = settings_of(options), output_of(options)
-    policy = pinning.load_policy(settings.trust_policy, settings.state_dir)
+    policy = pinned.policy_of(settings, output.note)
     artifact = reference.digest or _resolve(settings, reference)
     with Bars(quiet=output.quiet or output.as_json) as bars:
         verified, folder = verify.verify_kept(

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from modelreg import connections, keyless, kms_signer, launch, pinning, pkcs11_signer, pull, push, signing, stamping
+from modelreg import connections, keyless, kms_signer, launch, pinned, pkcs11_signer, pull, push, signing, stamping
 from modelreg.api import Api
 from modelreg.cache import Cache
 from modelreg.commands import Output, now, output_of, settings_of, signer_json, size_text
@@ -69,7 +69,7 @@ def run_push(options: argparse.Namespace) -> int:
 def run_pull(options: argparse.Namespace) -> int:
     """`modelreg pull REF [--output DIR]`."""
     settings, output = settings_of(options), output_of(options)
-    policy = pinning.load_policy(settings.trust_policy, settings.state_dir)
+    policy = pinned.policy_of(settings, output.note)
     with Bars(quiet=output.quiet or output.as_json) as bars:
         pulled = pull.pull(
             connect(settings),
@@ -109,7 +109,7 @@ def run_pull(options: argparse.Namespace) -> int:
 def run_launch(options: argparse.Namespace) -> int:
     """`modelreg launch REF -- CMD … {model} …`; does not return when the command starts."""
     settings, output = settings_of(options), output_of(options)
-    policy = pinning.load_policy(settings.trust_policy, settings.state_dir)
+    policy = pinned.policy_of(settings, output.note)
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     if not command:
         raise Invalid("say what to start: modelreg launch REF -- CMD … {model} …", field="command")
@@ -140,8 +140,8 @@ def run_launch(options: argparse.Namespace) -> int:
 def _stamp(settings: Settings, api: Api, output: Output) -> Callable[[bytes], bytes | None] | None:
     """How this push gets its time stamp; None where nobody on this machine could verify one."""
     authorities = {}
-    if settings.trust_policy.exists():
-        authorities = dict(pinning.load_policy(settings.trust_policy, settings.state_dir).time_authorities)
+    if pinned.takes_pinned(settings) or settings.trust_policy.exists():
+        authorities = dict(pinned.policy_of(settings, output.note).time_authorities)
     if not authorities:
         why = "the trust policy pins no time authority to verify a time stamp with"
         if settings.timestamp_url is not None:

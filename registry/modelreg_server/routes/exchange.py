@@ -8,9 +8,10 @@ from modelreg import wire
 from modelreg.errors import Misconfigured, TokenRefused, Unreachable
 from modelreg_server import exchange
 from modelreg_server.dependencies import Parts, PartsDep, Public, client_of
+from modelreg_server.guarding import GuardedRoute
 from modelreg_server.identity.issuers import Issuer
 
-router = APIRouter(prefix="/v1", tags=["login"])
+router = APIRouter(prefix="/v1", tags=["login"], route_class=GuardedRoute)
 _log = logging.getLogger(__name__)
 
 

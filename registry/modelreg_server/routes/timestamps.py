@@ -4,20 +4,23 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from modelreg.errors import Forbidden, Invalid, NotFound
+from modelreg.errors import Invalid, NotFound
 from modelreg_server import timestamping
-from modelreg_server.callers import Caller
+from modelreg_server.callers import Caller, denied
 from modelreg_server.dependencies import PartsDep, Requires
-from modelreg_server.identity import Verb
+from modelreg_server.guarding import GuardedRoute
+from modelreg_server.identity import EVERYWHERE, Verb
 
-router = APIRouter(prefix="/v1", tags=["timestamps"])
+router = APIRouter(prefix="/v1", tags=["timestamps"], route_class=GuardedRoute)
 QUERY, REPLY = "application/timestamp-query", "application/timestamp-reply"
 
 
 def _stamped(caller: Annotated[Caller, Depends(Requires(Verb.PUSH))]) -> Caller:
     """Whoever may push somewhere: signing comes before it is known where to, and a digest says nothing of it."""
     if not caller.principal.may_somewhere(Verb.PUSH):
-        raise Forbidden(f"{caller.principal.name} may not push anywhere, so there is nothing to stamp")
+        raise denied(
+            caller.principal, Verb.PUSH, EVERYWHERE, detail="only who may push somewhere has something to stamp"
+        )
     return caller
 
 

@@ -1,0 +1,43 @@
+"""Which trust policy applies on this machine: an explicit file, else the pinned registry's, else the default file."""
+
+import hashlib
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from modelreg import pinning
+from modelreg.settings import Settings
+from modelreg.trust import TrustPolicy
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9.-]+", re.ASCII)
+
+
+def policy_of(settings: Settings, note: Callable[[str], None] | None = None) -> TrustPolicy:
+    """The trust policy to verify by, with its revocations; whether it is fresh is decided where `now` is known.
+
+    A file named by flag, environment or configuration wins. HTTP is imported only where a registry is pinned. `note` is
+    told when the registry could not confirm the copy on this machine.
+
+    Raises:
+        Misconfigured, StaleTrust, SignatureInvalid: as `pinning.load_policy` and `distribution.load`.
+    """
+    if not takes_pinned(settings):
+        return pinning.load_policy(settings.trust_policy, settings.state_dir)
+    from modelreg import connections, distribution  # noqa: PLC0415  # seconds that a verification from a file saves
+
+    pool = connections.make_pool(settings.ca_file, 2)
+    loaded = distribution.load(settings.registry, folder_of(settings), pool)
+    if loaded.offline is not None and note is not None:
+        note(f"note: using this machine's verified copy of the trust policy and revocations: {loaded.offline}")
+    return loaded.policy
+
+
+def takes_pinned(settings: Settings) -> bool:
+    """Whether the policy comes from the registry: nobody named a file, and a root is pinned."""
+    return settings.origins.get("trust_policy") == "default" and (folder_of(settings) / "pinned.root.json").exists()
+
+
+def folder_of(settings: Settings) -> Path:
+    """Where trust data of the configured registry is kept: a readable name, and a digest that tells two apart."""
+    digest = hashlib.sha256(settings.registry.encode()).hexdigest()[:16]
+    return settings.state_dir / "trust" / f"{_UNSAFE.sub('-', settings.registry)[:80]}-{digest}"
