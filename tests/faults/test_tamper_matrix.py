@@ -21,7 +21,6 @@ from modelreg_server.tables import Blob
 from support.registry import QUIET, running_registry
 
 CASES = {"bundle": 700, "manifest": 700, "local": 500, "stored": 130}
-NOW = datetime.now(UTC)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +84,7 @@ def test_a_changed_manifest_or_bundle_is_refused_or_means_the_same(published, wh
         try:
             verified = verification.verify(
                 sent["bundle"], sent["manifest"], policy=registry.trust.policy, repository="demo/m",
-                now=NOW, artifact=pulled.verified.manifest.digest,
+                now=datetime.now(UTC), artifact=pulled.verified.manifest.digest,
             )  # fmt: skip
         except ModelregError:
             counts[kind, "refused"] += 1
@@ -131,14 +130,14 @@ def test_a_changed_local_folder_is_refused(published):
                 shutil.move(target, added)
                 target.symlink_to(added)
         with pytest.raises(ModelregError):
-            verify_folder(root, root / "model.sig", registry.trust.policy, repository="demo/m", now=NOW)
+            verify_folder(root, root / "model.sig", registry.trust.policy, repository="demo/m", now=datetime.now(UTC))
         counts[kind] += 1
         if added is not None:
             added.unlink()
         for path, data in backup.items():
             path.unlink(missing_ok=True)
             path.write_bytes(data)
-    verify_folder(root, root / "model.sig", registry.trust.policy, repository="demo/m", now=NOW)
+    verify_folder(root, root / "model.sig", registry.trust.policy, repository="demo/m", now=datetime.now(UTC))
 
     print("local", dict(counts))
     assert sum(counts.values()) == CASES["local"]

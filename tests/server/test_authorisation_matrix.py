@@ -30,7 +30,7 @@ class Rule:
     """Who passes on a repository of their own, and with which answer; what everybody else hears.
 
     `scope` says what the route is about: a `repository` in its path or query, an `id` that belongs to one principal,
-    `everywhere` (the registry as a whole), or `anybody`.
+    `everywhere` (the registry as a whole), any repository `somewhere`, or `anybody`.
     """
 
     passes: frozenset[str]
@@ -81,6 +81,13 @@ TABLE = {
     f"POST {GRANT}/receipts": rule(*BY_PULLER, answer=201, scope="id"),
     f"POST {GRANT}/loads": rule(*BY_PULLER, answer=201, scope="id"),
     "GET /v1/events": rule("audit", "everywhere-audit"),
+    "GET /v1/login-options": rule(*ROLES, scope="anybody"),
+    "POST /v1/token-exchange": rule(answer=401, scope="token"),
+    "POST /v1/timestamps": rule("push", answer=422, scope="somewhere"),  # the empty query
+    "GET /v1/signatures": rule("everywhere-audit", scope="everywhere"),
+    "PUT /v1/trust": rule("everywhere-admin", answer=422, scope="everywhere"),  # the empty root
+    "GET /v1/trust/metadata/{name}": rule(*ROLES, answer=404, scope="anybody"),  # nothing is published
+    "GET /v1/trust/targets/{name}": rule(*ROLES, answer=404, scope="anybody"),
 }
 # What `everywhere-…` roles may do on repositories that are not theirs is the same as on any other.
 WITHOUT_LIMITS = set(EVERYWHERE)
@@ -208,6 +215,11 @@ def everywhere(world, route, *, exists):
             "/v1/hosts/invitations",
             {"name": f"new-{uuid.uuid4().hex[:8]}", "host_class": "server", "zone": "z"},
         ),
+        "GET /v1/signatures": ("/v1/signatures?identity=email:x", None),
+        "PUT /v1/trust": (
+            "/v1/trust",
+            {"roots": ["{}"], "timestamp": "{}", "snapshot": "{}", "targets": "{}", "files": {}},
+        ),
         "GET /v1/hosts": ("/v1/hosts", None),
         "GET /v1/hosts/{name}": (f"/v1/hosts/{ids['host']}", None),
         "DELETE /v1/hosts/{name}": (f"/v1/hosts/{ids['host']}", None),
@@ -227,8 +239,16 @@ def of(scope):
 @pytest.mark.parametrize("route", of("anybody"))
 def test_routes_for_anybody_answer_every_role_alike(world, route):
     method, path = route.split()
+    path = path.format(name=f"{NO_BLOB}.trust.toml" if "targets" in path else "1.root.json")
     for role in ROLES:
-        assert world.ask(role, method, path, None).status == 200, role
+        assert world.ask(role, method, path, None).status == TABLE[route].answer, role
+
+
+@pytest.mark.parametrize("route", of("somewhere"))
+def test_a_route_for_a_right_anywhere_admits_who_has_it_on_any_repository(world, route):
+    for role in ROLES:
+        answer = world.ask(role, *route.split(), None)
+        assert answer.status == (TABLE[route].answer if role in TABLE[route].passes else 403), (role, answer)
 
 
 @pytest.mark.parametrize("route", of("repository"))

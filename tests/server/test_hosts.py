@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import NameOID
+from pydantic import ValidationError
 from sqlmodel import select
 
 from modelreg import connections, host_signing, wire
@@ -557,9 +558,14 @@ def test_a_certificate_from_elsewhere_is_refused_and_not_ignored(tmp_path, http_
             assert refused(http("GET", "/v1/whoami", registry.token("person:al"), headers=headers)), more
 
 
-@pytest.mark.parametrize("listed", [None, "*", "proxy.example.org", "127.0.0.1, proxy", ""])
-def test_the_certificate_header_is_believed_from_addresses_only(tmp_path, listed):
+def test_the_certificate_header_needs_a_proxy(tmp_path):
     with pytest.raises(Misconfigured, match="client_cert_header"):
+        Settings(data_dir=tmp_path, client_cert_header=True)
+
+
+@pytest.mark.parametrize("listed", ["*", "proxy.example.org", "127.0.0.1, proxy", ""])
+def test_the_certificate_header_is_believed_from_addresses_only(tmp_path, listed):
+    with pytest.raises(ValidationError, match="behind_proxy"):
         Settings(data_dir=tmp_path, behind_proxy=listed, client_cert_header=True)
 
 

@@ -147,7 +147,7 @@ def cli_environment(url: str, token: str, trusted: Trust, home: Path) -> dict[st
     }
 
 
-_SHOWS_A_SECRET = {("token", "create")}  # once, on stdout, because that is what it is for
+_SHOWS_A_SECRET = {("token", "create"), ("host", "invite")}  # once, on stdout, because that is what it is for
 
 
 def cli(*arguments: str | Path, env: dict[str, str], **more: Any) -> subprocess.CompletedProcess[str]:
