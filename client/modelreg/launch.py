@@ -25,6 +25,18 @@ OFFLINE_ENVIRONMENT: Mapping[str, str] = {
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
 }
+# What modelreg was given to prove itself with; a runtime has no use for it, and runs for weeks.
+SECRETS = frozenset(
+    {
+        "MODELREG_TOKEN",
+        "MODELREG_IDENTITY_TOKEN",
+        "MODELREG_ID_TOKEN",
+        "MODELREG_SIGSTORE_TOKEN",
+        "MODELREG_KEY_PASSWORD",
+        "MODELREG_PKCS11_PIN",
+        "ACTIONS_ID_TOKEN_REQUEST_TOKEN",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -78,7 +90,7 @@ def prepare(
     return Prepared(
         arguments=[word.replace(PLACEHOLDER, str(folder)) for word in command],
         environment={
-            **environment,
+            **{name: value for name, value in environment.items() if name not in SECRETS},
             **OFFLINE_ENVIRONMENT,
             "MODELREG_MODEL": str(folder),
             "MODELREG_ARTIFACT": artifact,

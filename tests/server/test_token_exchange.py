@@ -25,6 +25,7 @@ from modelreg_server import exchange, sweeping
 from modelreg_server.identity import jwks, tokens
 from modelreg_server.identity.federation import Federation
 from modelreg_server.tables import Token, UsedToken
+from support.hosts import grant
 from support.issuer import AUDIENCE, REMOVED, as_json, loopback_issuer, segment
 from support.registry import running_registry
 
@@ -156,10 +157,19 @@ def test_an_event_by_an_api_token_has_no_identity(registry):
     assert registry.whole_log()[-1].identity is None
 
 
-def test_a_rule_without_scopes_gives_a_session_without_rights(issuer, exchanged, http_):
-    session = exchanged(issuer.token(repository="acme/other")).json
-    assert session["principal"] == "workload:any/repo:acme/train"
+def test_a_rule_without_scopes_gives_a_session_with_the_access_grants_of_its_principal(
+    registry, issuer, exchanged, http_
+):
+    session = exchanged(issuer.token(sub="granted")).json
+    assert session["principal"] == "workload:any/granted"
     assert http_("GET", "/v1/whoami", session["token"]).json["scopes"] == []
+    assert http_("GET", "/v1/events", session["token"]).status == 403
+
+    grant(registry, "workload:any/granted", "audit", "*/*")
+
+    events = http_("GET", "/v1/events", session["token"])
+    assert events.status == 200
+    assert events.json["events"], "the session reads the record now"
 
 
 def test_a_session_can_be_revoked_at_once(registry, issuer, exchanged, http_):
