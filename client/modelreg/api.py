@@ -10,7 +10,7 @@ import urllib3
 from pydantic import BaseModel, ValidationError
 from urllib3.exceptions import HTTPError
 
-from modelreg import connections, host_signing, wire
+from modelreg import connections, host_signing, problem_details, wire
 from modelreg.connections import Transient
 from modelreg.digests import Digest
 from modelreg.errors import ModelregError, StorageUnavailable, Unreachable
@@ -316,7 +316,7 @@ class Api:
 
     def _error(self, status: int, raw: bytes) -> ModelregError:
         try:
-            error = wire.error_of(wire.Problem.model_validate_json(raw))
+            error = problem_details.error_of(problem_details.Problem.model_validate_json(raw))
         except ValidationError:
             return Unreachable(f"{self.registry} answered {status}, not like a modelreg registry; check the address")
         if isinstance(error, StorageUnavailable):

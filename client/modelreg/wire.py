@@ -1,4 +1,4 @@
-"""What travels between client and registry (API v1): request and response models, and errors as problem details.
+"""What travels between client and registry (API v1): request and response models. Errors: `problem_details`.
 
 Digests are `sha256:…` texts; a `blake3` field is 64 hex digits and names a blob inside an already named publication or
 grant, never on its own. Times are RFC 3339 with offset. Both sides validate: neither trusts the other.
@@ -11,13 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from modelreg.canonical import MAX_INTEGER
 from modelreg.digests import HEX_64
-from modelreg.errors import Invalid, ModelregError, all_errors
+from modelreg.errors import Invalid
 from modelreg.references import MAX_REPOSITORY_CHARS, REPOSITORY, TAG
 
-MEDIA_TYPE_PROBLEM = "application/problem+json"
-PROBLEM_PREFIX = "urn:modelreg:problem:"
 MAX_TAGS = 16
-MAX_DETAIL_CHARS = 2000  # of what a server says of a problem: it ends up on a terminal
 MAX_BATCH = 256  # blobs or parts named in one request
 
 Hex64 = Annotated[str, StringConstraints(pattern=f"^{HEX_64.pattern}$")]
@@ -570,35 +567,3 @@ class Signatures(Wire):
 
     signatures: list[SignatureRow]
     next_after: int | None
-
-
-class Problem(BaseModel):
-    """RFC 9457 problem details. Facts are further members; unknown ones are kept."""
-
-    model_config = ConfigDict(extra="allow")
-
-    type: str = "about:blank"
-    title: str = ""
-    status: int = 0
-    detail: str = ""
-    instance: str = ""
-
-
-def problem_of(error: ModelregError, instance: str) -> dict[str, Any]:
-    """The problem body of an error; `instance` names the request."""
-    return {
-        **error.facts,
-        "type": PROBLEM_PREFIX + error.code,
-        "title": error.title,
-        "status": error.status,
-        "detail": error.detail,
-        "instance": instance,
-    }
-
-
-def error_of(problem: Problem) -> ModelregError:
-    """The error a problem body stands for: the same class where this client knows the code, else the base class."""
-    code = problem.type.removeprefix(PROBLEM_PREFIX)
-    kind = next((kind for kind in all_errors() if kind.code == code), ModelregError)
-    detail = problem.detail or problem.title or f"the registry answered {problem.status}"
-    return kind(detail[:MAX_DETAIL_CHARS], **(problem.model_extra or {}))

@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from modelreg.errors import Invalid, ModelregError, NotFound, RecordUnavailable, TooLarge, Unauthenticated
-from modelreg.wire import MEDIA_TYPE_PROBLEM, Problem, problem_of
+from modelreg.problem_details import MEDIA_TYPE_PROBLEM, Problem, problem_of
 
 _log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from modelreg import connections, credentials, pinning, wire
+from modelreg import connections, credentials, pinning, problem_details
 from modelreg.errors import Misconfigured, ModelregError, StaleTrust, Unauthenticated, all_errors
 from modelreg.settings import Settings
 from support import keys
@@ -212,9 +212,9 @@ def test_a_damaged_memory_is_said_and_not_forgotten(pinned, tmp_path, text):
 def test_an_error_comes_back_from_the_wire_as_itself(kind):
     facts = {"path": "a/b", "chunk": 3, "problems": [{"x": None}], "limit": 1.5}
     error = kind("what, where, what next: ünïcode", **facts)
-    body = json.dumps(wire.problem_of(error, "urn:modelreg:request:1"))
+    body = json.dumps(problem_details.problem_of(error, "urn:modelreg:request:1"))
 
-    back = wire.error_of(wire.Problem.model_validate_json(body))
+    back = problem_details.error_of(problem_details.Problem.model_validate_json(body))
 
     assert (type(back), back.detail, back.facts) == (kind, error.detail, facts)
     assert back.exit_code == kind.exit_code
@@ -223,7 +223,7 @@ def test_an_error_comes_back_from_the_wire_as_itself(kind):
 
 def test_facts_never_replace_what_the_problem_says_itself():
     error = ModelregError("the truth", type="urn:x", title="x", status=200, instance="x")
-    body = wire.problem_of(error, "urn:modelreg:request:1")
+    body = problem_details.problem_of(error, "urn:modelreg:request:1")
     assert (body["type"], body["status"], body["instance"]) == (
         "urn:modelreg:problem:error",
         500,
@@ -232,7 +232,9 @@ def test_facts_never_replace_what_the_problem_says_itself():
 
 
 def test_a_code_from_the_future_is_an_error_all_the_same():
-    error = wire.error_of(wire.Problem(type="urn:modelreg:problem:from-the-future", detail="new", self=1, code="x"))
+    error = problem_details.error_of(
+        problem_details.Problem(type="urn:modelreg:problem:from-the-future", detail="new", self=1, code="x")
+    )
     assert type(error) is ModelregError
     assert error.exit_code == 1
     assert error.facts == {"self": 1, "code": "x"}
