@@ -125,9 +125,7 @@ def _verifier(trusted_root: str) -> "Verifier":
         raise Misconfigured(f"the trusted root of the trust policy cannot be used: {error}") from None
 
 
-def _verified_times(
-    raw: bytes, signature: bytes, root: TrustedRoot, disbelieved: Disbelieved
-) -> list[datetime]:
+def _verified_times(raw: bytes, signature: bytes, root: TrustedRoot, disbelieved: Disbelieved) -> list[datetime]:
     """The times of a verified bundle that somebody pinned vouches for.
 
     The log's own time counts where the signed entry timestamp is there, which the library has verified with it. Stamps of

@@ -20,7 +20,7 @@ from sqlmodel import Session, col, select
 
 from modelreg import manifests, verification
 from modelreg.digests import sha256_of
-from modelreg.errors import Conflict, DigestMismatch, ManifestInvalid, NotFound
+from modelreg.errors import Conflict, DigestMismatch, ManifestInvalid, ModelregError, NotFound
 from modelreg.manifests import FileEntry, Manifest
 from modelreg.trust import TrustPolicy
 from modelreg_server import custody, storage
@@ -252,7 +252,7 @@ def finish(database: Database, store: BlobStore, caller: Caller, attempt_id: str
         repository = session.exec(select(Repository).where(Repository.name == attempt.repository)).one()
         # From here on one publication at a time: the log's lock also decides who was first.
         custody.hold(session)
-        attempt.event_index, attempt.created = _publish(session, caller, repository, verified)
+        attempt.event_index, attempt.created = _publish(session, caller, repository, verified, policy)
         for tag in attempt.tags:
             move_tag(session, caller, repository, tag, str(verified.manifest.digest))
         session.flush()
@@ -411,7 +411,11 @@ def _insert_artifact(session: Session, manifest: Manifest) -> None:
 
 
 def _publish(
-    session: Session, caller: Caller, repository: Repository, verified: verification.VerifiedManifest
+    session: Session,
+    caller: Caller,
+    repository: Repository,
+    verified: verification.VerifiedManifest,
+    policy: TrustPolicy,
 ) -> tuple[int, bool]:
     """The publication and its signature; returns the index of `artifact.published` and whether it is new."""
     assert repository.id is not None
@@ -450,7 +454,7 @@ def _publish(
         added_by=caller.principal.name,
         signed_at=signer.signed_at,
     )
-    if not insert_if_absent(session, [signature]) and not _replace_by_stamped(session, signature):
+    if not insert_if_absent(session, [signature]) and not _replace_by_better(session, signature, verified, policy):
         return publication.event_index, created
     if not created:
         event = Event(EventType.ARTIFACT_SIGNED, repository.name, digest, detail=detail)
@@ -458,15 +462,24 @@ def _publish(
     return publication.event_index, created
 
 
-def _replace_by_stamped(session: Session, signature: Signature) -> bool:
-    """One bundle a key: one without a time gives way to one with a trusted time, which outlives the certificate."""
-    if signature.signed_at is None:
-        return False
+def _replace_by_better(
+    session: Session, signature: Signature, verified: verification.VerifiedManifest, policy: TrustPolicy
+) -> bool:
+    """One bundle a key: one that does not hold any more gives way, and one without a trusted time to one that has it.
+
+    Judged by the policy of now: certificates end while their key stays, and time-stamping authorities get revoked.
+    """
     query = select(Signature).where(
         Signature.publication_id == signature.publication_id, Signature.key_id == signature.key_id
     )
     present = session.exec(query).one()
-    if present.signed_at is not None:
+    try:
+        held = verification.verify_statement(
+            present.bundle, policy=policy, repository=verified.repository, now=verified.verified_at
+        )
+    except ModelregError:
+        held = None
+    if held is not None and (held.signer.signed_at is not None or signature.signed_at is None):
         return False
     present.bundle, present.added_at, present.added_by = signature.bundle, signature.added_at, signature.added_by
     present.authority, present.identity = signature.authority, signature.identity

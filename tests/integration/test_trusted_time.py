@@ -6,8 +6,9 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from cryptography import x509
 
-from modelreg import bundles, push, stamping, timestamps, trust, verification, verify
+from modelreg import bundles, pki, push, stamping, timestamps, trust, verification, verify
 from modelreg.cache import Cache
 from modelreg.digests import Digest
 from modelreg.errors import NotFound, Revoked, SignatureInvalid, StaleTrust
@@ -201,6 +202,38 @@ def test_a_second_push_with_a_stamp_gives_the_old_signature_a_time(house):
     assert house.bundles("m") == [replaced]
     types = [event.type for event in house.registry.whole_log() if event.repository == "demo/m"]
     assert (types.count("artifact.published"), types.count("artifact.signed")) == (1, 1)
+
+
+def test_a_bundle_that_does_not_hold_any_more_gives_way_to_one_by_the_same_key(expiring, monkeypatch):
+    """A key in a token stays; its certificate ends and is renewed. The messages say: push again."""
+    expiring.push("m", "--no-timestamp", at=NOW - 60 * DAY)
+    trusted = expiring.registry.trust
+    with monkeypatch.context() as patched:
+        patched.setattr(pki.ec, "generate_private_key", lambda _curve: trusted.leaf.private_key)
+        renewed = pki.issue_signer(SIGNER, trusted.intermediate, datetime.now(UTC), 10)
+    assert renewed.certificate.public_key() == trusted.leaf.certificate.public_key()
+    issuer = pki.certificate_pem(trusted.intermediate.certificate)
+    trusted.chain_path.write_bytes(pki.certificate_pem(renewed.certificate) + issuer)
+    expiring.pull("m", expect=13)
+
+    expiring.push("m", "--no-timestamp")
+    expiring.pull("m")
+    (held,) = expiring.bundles("m")
+    expiring.push("m", "--no-timestamp")
+    assert expiring.bundles("m") == [held]
+
+
+def test_a_stamp_of_a_revoked_authority_gives_way_to_one_that_is_believed(house, openssl_tsa):
+    pin(house, openssl_tsa)
+    house.push("m")
+    tsa = x509.load_pem_x509_certificates(house.registry.trust.tsa_chain_path.read_bytes())[0]
+    house.rewrite_policy(lambda text: text.replace("usage =", "require_timestamp = true\nusage =", 1))
+    house.revoke(f'{{key = "{key_id_of(tsa.public_key())}"}}')
+    assert "none that is believed; push again" in house.pull("m", expect=13).stderr
+
+    with openssl_tsa.serving() as url:
+        house.push("m", "--timestamp-url", url)
+    house.pull("m")
 
 
 def test_a_policy_may_demand_a_stamp(house):
