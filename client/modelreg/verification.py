@@ -329,7 +329,7 @@ def _prove_chain(
     except Misconfigured as error:
         raise SignatureInvalid(error.detail) from None
     legacy = _require_signature(bundle, public_key, authority.legacy_0_2)  # 3.
-    return _Credential(_identities(leaf), _key_ids(proven), legacy)
+    return _Credential(identities_of(leaf), _key_ids(proven), legacy)
 
 
 def _prove_sigstore(
@@ -338,7 +338,7 @@ def _prove_sigstore(
     # 3. and 4., both at the trusted time.
     proven = sigstore_proof.prove(bundle, authority, name, lambda chain: _disbelieved(chain, policy))
     try:
-        names, key_ids = _identities(proven.chain[0]), _key_ids(proven.chain)
+        names, key_ids = identities_of(proven.chain[0]), _key_ids(proven.chain)
     except MALFORMED as error:
         raise SignatureInvalid(f"the signer's certificate is malformed: {error}") from None
     return _Credential(names, key_ids, legacy_0_2=False, signed_at=proven.signed_at)
@@ -419,7 +419,7 @@ def _require_usage(leaf: x509.Certificate, usage: Usage) -> None:
         raise SignatureInvalid("the signer's certificate is not for code signing, which the trust policy demands")
 
 
-def _identities(leaf: x509.Certificate) -> tuple[str, ...]:
+def identities_of(leaf: x509.Certificate) -> tuple[str, ...]:
     """Every name in the leaf, with its kind in front so that a DNS name never passes for an e-mail address."""
     names = [f"subject:{leaf.subject.rfc4514_string()}"] if leaf.subject else []
     try:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 
 from modelreg import bundles, pki, push, stamping, timestamps, trust, verification, verify
 from modelreg.cache import Cache
@@ -41,7 +42,7 @@ class House:
     def cli(self, *arguments, home="user", expect=0, **changes):
         env = self.registry.environment(self.folder / home)
         done = cli(*arguments, env={**env, **changes})
-        assert done.returncode == expect, (arguments, done.returncode, done.stdout, done.stderr)
+        assert expect in {None, done.returncode}, (arguments, done.returncode, done.stdout, done.stderr)
         assert "Traceback" not in done.stderr
         return done
 
@@ -149,6 +150,61 @@ def test_a_signer_stolen_between_t1_and_t2(house, named_by):
         verification.verify_statement(
             _with(thiefs, (late,)), policy=house.registry.trust.policy, repository="demo/thiefs", now=datetime.now(UTC)
         )
+
+
+def plan(house, who, *more):
+    """What `trust revoke signer WHO --plan` would withdraw: the time it shows, by artifact."""
+    done = house.cli("trust", "revoke", "signer", who, *more, "--plan", "--json", expect=None)
+    rows = json.loads(done.stdout)["withdraws"]
+    assert done.returncode == (40 if rows else 0)
+    names = {artifact: name for name, artifact in house.artifacts.items()}
+    return {names[row["artifact"]]: row["signed_at"] for row in rows}
+
+
+def test_a_plan_spares_what_a_stamp_proves_older_and_lists_what_nothing_does(house):
+    stolen = NOW - 50 * DAY
+    house.push("honest", at=stolen - DAY)
+    house.push("unprovable", "--no-timestamp", at=stolen - DAY)
+    house.push("thiefs", at=stolen + DAY)
+    since = ("--from", stolen.isoformat())
+
+    planned = plan(house, SIGNER, *since)
+    assert planned.keys() == {"unprovable", "thiefs"}
+    assert planned["unprovable"] == "unprovable"
+    assert planned["thiefs"].startswith(f"{stolen + DAY:%Y-%m-%d}")
+    assert plan(house, SIGNER).keys() == {"honest", "unprovable", "thiefs"}
+    # To the second: a stamp and its accuracy, and `from` itself is revoked.
+    at = datetime.fromisoformat(plan(house, SIGNER)["honest"])
+    assert "honest" in plan(house, SIGNER, "--from", at.isoformat())
+    assert "honest" not in plan(house, SIGNER, "--from", (at + timedelta(seconds=1)).isoformat())
+
+    # And it is what happens.
+    house.revoke(f'{{identity = "{SIGNER}", from = {stolen.isoformat()}}}')
+    refused = {name for name in house.artifacts if house.pull(name, expect=None).returncode == 21}
+    assert refused == planned.keys()
+
+
+def test_a_plan_knows_every_name_and_every_issuer_of_a_signer(house):
+    house.push("m")
+    trusted = house.registry.trust
+    for who in (
+        f"subject:{trusted.leaf.certificate.subject.rfc4514_string()}",
+        key_id_of(trusted.leaf.certificate.public_key()),
+        key_id_of(trusted.intermediate.certificate.public_key()),
+        key_id_of(trusted.root.certificate.public_key()),
+        f"sha256:{trusted.root.certificate.fingerprint(hashes.SHA256()).hex()}",
+    ):
+        assert plan(house, str(who)).keys() == {"m"}, who
+    assert plan(house, f"sha256:{'0' * 64}") == plan(house, "subject:CN=somebody") == {}
+
+
+def test_a_plan_for_a_time_stamping_authority_spares_nothing_for_its_own_stamps(house):
+    """Its revocation has no `from`: who holds the key sets the clock back."""
+    house.push("stamped", at=NOW - 60 * DAY)
+    house.push("bare", "--no-timestamp")
+    tsa = x509.load_pem_x509_certificates(house.registry.trust.tsa_chain_path.read_bytes())[0]
+    for who in (key_id_of(tsa.public_key()), f"sha256:{tsa.fingerprint(hashes.SHA256()).hex()}"):
+        assert plan(house, str(who), "--from", NOW.isoformat()) == {"stamped": "unprovable"}
 
 
 def _with(raw, taken):
