@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from modelreg.digests import Digest
 from support import policies
 from support.registry import cli, running_registry
 from support.signed import changed_bundle
@@ -95,6 +96,22 @@ def test_keyless_push_pull_verify(world):
     for folder in (world.tmp / "registry", world.tmp / "home", world.tmp / "out"):
         for file in folder.rglob("*"):
             assert not file.is_file() or signature_of_token not in file.read_bytes(), file
+
+
+def test_pushing_again_keeps_one_signature_a_signer(world):
+    """Each has a key of its own; every bundle that is kept goes into every grant."""
+
+    def bundles_of():
+        artifact = Digest.parse(pushed["artifact"])
+        return [row.bundle for row in world.registry.api().artifact("demo/m", artifact).signatures]
+
+    pushed = json.loads(world.push(world.sigstore.oidc.token(email=EMAIL)).stdout)
+    first = bundles_of()
+    for _ in range(2):
+        world.push(world.sigstore.oidc.token(email=EMAIL))
+    assert bundles_of() == first
+    world.push(world.sigstore.oidc.token(subject="spiffe://demo.example/ns/train/llama"))
+    assert len(bundles_of()) == 2
 
 
 def test_a_plan_for_a_part_of_the_sigstore_lists_its_signatures(world):
