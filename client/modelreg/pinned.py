@@ -33,8 +33,22 @@ def policy_of(settings: Settings, note: Callable[[str], None] | None = None) -> 
 
 
 def takes_pinned(settings: Settings) -> bool:
-    """Whether the policy comes from the registry: nobody named a file, and a root is pinned."""
-    return settings.origins.get("trust_policy") == "default" and (folder_of(settings) / "pinned.root.json").exists()
+    """Whether the policy comes from the registry: nobody named a file, and a root is pinned, or was when it was last used.
+
+    A machine whose pinned root got lost, or cannot be looked at, does not fall back to a file from before.
+    """
+    folder = folder_of(settings)
+    return settings.origins.get("trust_policy") == "default" and any(
+        _is_there(folder / name) for name in ("pinned.root.json", "seen.json")
+    )
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def folder_of(settings: Settings) -> Path:

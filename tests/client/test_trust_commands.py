@@ -126,6 +126,25 @@ def test_an_explicit_policy_file_wins_over_what_is_pinned(registry, world, publi
     world("pull", "demo/explicit", "--trust-policy", registry.trust.policy_path)
 
 
+@pytest.mark.parametrize("lost", ["removed", "a link to nothing"])
+def test_a_machine_that_lost_its_pinned_root_does_not_fall_back_to_an_older_file(
+    registry, world, published, model, home, lost
+):
+    world("push", model, "demo/m:v1")
+    old = home / ".config" / "modelreg" / "trust.toml"
+    old.parent.mkdir(parents=True)
+    old.write_bytes(registry.trust.policy_path.read_bytes())
+    world("trust", "pin", "--sha256", published)
+    (root,) = (home / ".local" / "state" / "modelreg" / "trust").glob("*/pinned.root.json")
+    root.unlink()
+    if lost != "removed":
+        root.symlink_to("nowhere")
+
+    assert "pin again" in world("pull", "demo/m:v1", expect=1)
+    world("trust", "pin", "--sha256", published)
+    world("pull", "demo/m:v1")
+
+
 def test_nothing_pinned_and_no_file_verifies_nothing(world, published, model):
     assert "trust policy" in world("pull", "demo/m", expect=1)
 
