@@ -18,6 +18,7 @@ from modelreg.verification import identities_of
 from modelreg_server.tables import Publication, Repository, Signature, Tag
 
 MAX_SCANNED = 500  # rows looked at for one page
+_BATCH = 20  # rows in memory at once, each with its bundle
 
 
 @dataclass(frozen=True)
@@ -55,29 +56,34 @@ def page(
         select(Signature, Publication, Repository.name)
         .join(Publication, col(Publication.id) == col(Signature.publication_id))
         .join(Repository, col(Repository.id) == col(Publication.repository_id))
-        .where(col(Signature.id) > after)
         .order_by(col(Signature.id))
     )
     if artifact is not None:
         query = query.where(Publication.artifact_digest == artifact)
     found: list[Signed] = []
-    rows = session.exec(query.limit(MAX_SCANNED)).all()
-    for signature, publication, repository in rows:
-        assert signature.id is not None
-        after = signature.id
-        trusted_time = signature.signed_at
-        if identity is not None and not any(glob_matches(identity, name) for name in _names_in(signature)):
-            continue
-        if key is not None:
-            behind = _behind(signature, policy)
-            if key in behind.time:
-                trusted_time = None
-            elif key not in behind.signer:
-                continue
-        found.append(Signed(signature, publication, repository, _tags(session, publication), trusted_time))
-        if len(found) == limit:
-            return found, after
-    return found, after if len(rows) == MAX_SCANNED else None
+    scanned = 0
+    while scanned < MAX_SCANNED:
+        at_once = min(_BATCH, MAX_SCANNED - scanned)
+        rows = session.exec(query.where(col(Signature.id) > after).limit(at_once)).all()
+        scanned += len(rows)
+        for signature, publication, repository in rows:
+            assert signature.id is not None
+            after = signature.id
+            trusted_time, matches = signature.signed_at, True
+            if identity is not None:
+                matches = any(glob_matches(identity, name) for name in _names_in(signature))
+            if matches and key is not None:
+                behind = _behind(signature, policy)
+                matches = key in behind.signer or key in behind.time
+                trusted_time = None if key in behind.time else trusted_time
+            session.expire(signature, ["bundle"])  # up to 64 MiB each, which nobody reads any more
+            if matches:
+                found.append(Signed(signature, publication, repository, _tags(session, publication), trusted_time))
+                if len(found) == limit:
+                    return found, after
+        if len(rows) < at_once:
+            return found, None
+    return found, after
 
 
 @dataclass(frozen=True)

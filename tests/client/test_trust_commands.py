@@ -178,6 +178,14 @@ def test_commands_do_not_import_tuf_before_they_need_it():
     assert done.returncode == 0, done.stderr
 
 
+def test_a_policy_that_takes_a_distributed_list_is_not_to_be_copied_by_hand(world, tmp_path):
+    arguments = ("--repository", "demo/*", "--identity", "email:*@demo.example")
+    assert "copy it to" in world("trust", "init", tmp_path / "plain", *arguments)
+    told = world("trust", "init", tmp_path / "pki", "--distributed", *arguments)
+    assert "trust repo add" in told
+    assert "copy it to" not in told
+
+
 # Pinning
 
 
@@ -299,6 +307,9 @@ def test_wrong_words_of_the_operator_end_in_one_sentence(registry, world, publis
         (2, ("repo", "rotate-root", world.repo, "--new-key", "../x")),
         (2, ("repo", "init", tmp_path / "new", "--root-keys", "1", "--root-threshold", "2")),
         (2, ("revoke", "signer", "al", "--plan")),
+        (2, ("revoke", "signer", "mail:al@demo.example", "--repo", world.repo)),
+        (2, ("revoke", "signer", "Email:al@demo.example", "--repo", world.repo)),
+        (2, ("revoke", "signer", "blake3:" + "0" * 64, "--repo", world.repo)),
         (2, ("revoke", "signer", "sha256:abc", "--plan")),
         (2, ("revoke", "signer", SIGNER, "--from", "yesterday", "--plan")),
         (2, ("revoke", "signer", SIGNER, "--from", "2026-11-01T00:00:00", "--plan")),
