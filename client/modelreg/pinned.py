@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from modelreg import pinning
 from modelreg.settings import Settings
@@ -52,6 +53,12 @@ def _is_there(path: Path) -> bool:
 
 
 def folder_of(settings: Settings) -> Path:
-    """Where trust data of the configured registry is kept: a readable name, and a digest that tells two apart."""
-    digest = hashlib.sha256(settings.registry.encode()).hexdigest()[:16]
-    return settings.state_dir / "trust" / f"{_UNSAFE.sub('-', settings.registry)[:80]}-{digest}"
+    """Where trust data of the configured registry is kept: a readable name, and a digest that tells two apart.
+
+    Another spelling of the address is no other registry: it would be one that nothing is pinned for.
+    """
+    parts = urlsplit(settings.registry)
+    port = {"https": ":443", "http": ":80"}.get(parts.scheme, "")
+    registry = parts._replace(netloc=parts.netloc.lower().removesuffix(port)).geturl()
+    digest = hashlib.sha256(registry.encode()).hexdigest()[:16]
+    return settings.state_dir / "trust" / f"{_UNSAFE.sub('-', registry)[:80]}-{digest}"

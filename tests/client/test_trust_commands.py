@@ -145,6 +145,19 @@ def test_a_machine_that_lost_its_pinned_root_does_not_fall_back_to_an_older_file
     world("pull", "demo/m:v1")
 
 
+@pytest.mark.parametrize("spelled", ["https://Models.Acme.example", "HTTPS://models.acme.example:443/"])
+def test_one_registry_has_one_pinned_root_however_its_address_is_spelled(home, spelled):
+    from modelreg import pinned
+    from modelreg.settings import Settings
+
+    def folder(registry):
+        return pinned.folder_of(Settings.load({"registry": registry}))
+
+    assert folder(spelled) == folder("https://models.acme.example")
+    assert folder(spelled) != folder("https://models.acme.example:8443")
+    assert folder("https://models.acme.example/A") != folder("https://models.acme.example/a")
+
+
 def test_nothing_pinned_and_no_file_verifies_nothing(world, published, model):
     assert "trust policy" in world("pull", "demo/m", expect=1)
 
