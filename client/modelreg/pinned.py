@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from modelreg import pinning
 from modelreg.settings import Settings
@@ -33,11 +34,31 @@ def policy_of(settings: Settings, note: Callable[[str], None] | None = None) -> 
 
 
 def takes_pinned(settings: Settings) -> bool:
-    """Whether the policy comes from the registry: nobody named a file, and a root is pinned."""
-    return settings.origins.get("trust_policy") == "default" and (folder_of(settings) / "pinned.root.json").exists()
+    """Whether the policy comes from the registry: nobody named a file, and a root is pinned, or was when it was last used.
+
+    A machine whose pinned root got lost, or cannot be looked at, does not fall back to a file from before.
+    """
+    folder = folder_of(settings)
+    return settings.origins.get("trust_policy") == "default" and any(
+        _is_there(folder / name) for name in ("pinned.root.json", "seen.json")
+    )
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def folder_of(settings: Settings) -> Path:
-    """Where trust data of the configured registry is kept: a readable name, and a digest that tells two apart."""
-    digest = hashlib.sha256(settings.registry.encode()).hexdigest()[:16]
-    return settings.state_dir / "trust" / f"{_UNSAFE.sub('-', settings.registry)[:80]}-{digest}"
+    """Where trust data of the configured registry is kept: a readable name, and a digest that tells two apart.
+
+    Another spelling of the address is no other registry: it would be one that nothing is pinned for.
+    """
+    parts = urlsplit(settings.registry)
+    port = {"https": ":443", "http": ":80"}.get(parts.scheme, "")
+    registry = parts._replace(netloc=parts.netloc.lower().removesuffix(port)).geturl()
+    digest = hashlib.sha256(registry.encode()).hexdigest()[:16]
+    return settings.state_dir / "trust" / f"{_UNSAFE.sub('-', registry)[:80]}-{digest}"

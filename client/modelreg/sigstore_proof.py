@@ -11,7 +11,7 @@ the specification of trusted roots:
 * that Fulcio and the time-stamping authority were in use at that time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 ISSUER_OID = x509.ObjectIdentifier("1.3.6.1.4.1.57264.1.1")
 ISSUER_V2_OID = x509.ObjectIdentifier("1.3.6.1.4.1.57264.1.8")
 
+Disbelieved = Callable[[Sequence[x509.Certificate]], bool]
+
 
 @dataclass(frozen=True)
 class Proven:
@@ -47,8 +49,11 @@ class Proven:
     signed_at: datetime
 
 
-def prove(bundle: bundles.Bundle, authority: SigstoreAuthority, name: str) -> Proven:
+def prove(bundle: bundles.Bundle, authority: SigstoreAuthority, name: str, disbelieved: Disbelieved) -> Proven:
     """Verify an untrusted bundle against one Sigstore, called `name` in the trust policy.
+
+    Args:
+        disbelieved: whether a revocation takes belief from the time-stamping authority of these pinned certificates.
 
     Raises:
         SignatureInvalid: the bundle, its certificate, its log entry, its times or its signature do not hold.
@@ -57,7 +62,7 @@ def prove(bundle: bundles.Bundle, authority: SigstoreAuthority, name: str) -> Pr
     """
     verifier = _verifier(authority.trusted_root.text)
     try:
-        leaf, times = _verify(bundle, authority.trusted_root, verifier)
+        leaf, times = _verify(bundle, authority.trusted_root, verifier, disbelieved)
         chain = _chain(leaf, authority.trusted_root.authorities, times)
         issuers = _issuers(leaf)
     except SignatureInvalid:
@@ -77,7 +82,9 @@ def prove(bundle: bundles.Bundle, authority: SigstoreAuthority, name: str) -> Pr
     return Proven(chain, max(times))
 
 
-def _verify(bundle: bundles.Bundle, root: TrustedRoot, verifier: "Verifier") -> tuple[x509.Certificate, list[datetime]]:
+def _verify(
+    bundle: bundles.Bundle, root: TrustedRoot, verifier: "Verifier", disbelieved: Disbelieved
+) -> tuple[x509.Certificate, list[datetime]]:
     """The leaf that made the signature, and every verified time."""
     from sigstore.models import Bundle  # noqa: PLC0415  # slow to import, and most verifications need none of it
 
@@ -93,7 +100,7 @@ def _verify(bundle: bundles.Bundle, root: TrustedRoot, verifier: "Verifier") -> 
         raise SignatureInvalid(
             "the Sigstore library verified something else than this bundle's payload and certificate"
         )
-    times = _verified_times(raw, bundle.signature, root)
+    times = _verified_times(raw, bundle.signature, root, disbelieved)
     if not times or not all(leaf.not_valid_before_utc <= at <= leaf.not_valid_after_utc for at in times):
         raise SignatureInvalid("no time at which the signer's certificate was valid is proven for the signature")
     return leaf, times
@@ -118,16 +125,17 @@ def _verifier(trusted_root: str) -> "Verifier":
         raise Misconfigured(f"the trusted root of the trust policy cannot be used: {error}") from None
 
 
-def _verified_times(raw: bytes, signature: bytes, root: TrustedRoot) -> list[datetime]:
+def _verified_times(raw: bytes, signature: bytes, root: TrustedRoot, disbelieved: Disbelieved) -> list[datetime]:
     """The times of a verified bundle that somebody pinned vouches for.
 
     The log's own time counts where the signed entry timestamp is there, which the library has verified with it. Stamps of
-    authorities that are not pinned are no times; they do no harm, since one that is pinned must be there.
+    authorities that are not pinned, or are revoked, are no times; they do no harm, since one that is believed must be there.
     """
     from rfc3161_client import decode_timestamp_response  # noqa: PLC0415
     from sigstore_models.bundle import v1  # noqa: PLC0415
 
     material = v1.Bundle.from_json(raw).verification_material
+    believed = [authority for authority in root.timestamp_authorities if not disbelieved(authority.certificates)]
     times = [
         datetime.fromtimestamp(entry.integrated_time, UTC)
         for entry in material.tlog_entries
@@ -136,7 +144,7 @@ def _verified_times(raw: bytes, signature: bytes, root: TrustedRoot) -> list[dat
     stamps = material.timestamp_verification_data
     for stamp in stamps.rfc3161_timestamps if stamps else ():
         response = decode_timestamp_response(stamp.signed_timestamp)
-        if any(_stamped(response, signature, authority) for authority in root.timestamp_authorities):
+        if any(_stamped(response, signature, authority) for authority in believed):
             times.append(response.tst_info.gen_time.astimezone(UTC))
     return times
 

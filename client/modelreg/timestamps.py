@@ -137,6 +137,16 @@ def require_answer(untrusted_reply: bytes, sent: "TimeStampRequest") -> None:
         raise SignatureInvalid("the time stamp is over something else than what was sent")
 
 
+def enclosed(untrusted_stamp: bytes) -> tuple[x509.Certificate, ...]:
+    """The certificates that a stamp encloses, its signer's first; nothing of it is proven.
+
+    Raises:
+        SignatureInvalid: malformed, or without its signer's certificate.
+    """
+    parsed = _guarded(lambda: _parse(untrusted_stamp))
+    return (parsed.leaf, *parsed.others)
+
+
 def _guarded(action: Callable[[], T]) -> T:
     """Run what reads untrusted ASN.1 in other people's code; whatever it raises is a refusal."""
     from rfc3161_client import VerificationError  # noqa: PLC0415  # see above

@@ -18,6 +18,7 @@
     [time_authorities.registry-tsa]         # optional; who may say when a signature was made
     roots = ['''-----BEGIN CERTIFICATE-----…''']
     not_after = 2030-01-01T00:00:00Z        # optional, as not_before: stamps outside are not believed
+
     [authorities.private-sigstore]
     method = "sigstore"
     issuer = "https://oidc.acme.example"    # exactly this one

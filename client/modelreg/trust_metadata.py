@@ -38,7 +38,7 @@ MAX_METADATA_BYTES: Mapping[str, int] = {
     "snapshot": 64 * 1024,
     "targets": 128 * 1024,
 }
-MAX_TARGET_BYTES = 1024 * 1024  # also `trust.MAX_POLICY_BYTES` and `revocations.MAX_LIST_BYTES`
+MAX_TARGET_BYTES = max(trust.MAX_POLICY_BYTES, revocations.MAX_LIST_BYTES)
 MAX_ROOT_ROTATIONS = 256  # in one refresh
 MAX_KEYS = 64
 MAX_VERSION = 999_999_999  # what a name has room for

@@ -234,7 +234,7 @@ def _prove(bundle: bundles.Bundle, policy: TrustPolicy, name: str, now: datetime
             signed_at = _trusted_time(bundle, authority, policy, name, now)
             return replace(_prove_certificate(bundle, authority, name, signed_at or now), signed_at=signed_at)
         case SigstoreAuthority():
-            return _prove_sigstore(bundle, authority, name)
+            return _prove_sigstore(bundle, authority, policy, name)
 
 
 def _trusted_time(
@@ -247,18 +247,22 @@ def _trusted_time(
     """Step 4: when the signature existed at the latest, by the time authorities that this authority believes."""
     believed = {time: policy.time_authorities[time] for time in authority.timestamps}
     held = timestamps.held(bundle.timestamps, bundle.signature, believed, now)
-    # Whoever holds a stolen key of a TSA sets its clock back at will, so `from` cannot save any of its stamps. A stamp
-    # that is not believed is as good as none; to refuse it would only punish signatures that need no time.
-    times = [
-        stamp.at
-        for stamp in held
-        if not any(revoked.names((), _key_ids(stamp.chain)) for revoked in policy.revocations.signers)
-    ]
+    # A stamp that is not believed is as good as none; to refuse it would only punish signatures that need no time.
+    times = [stamp.at for stamp in held if not _disbelieved(stamp.chain, policy)]
     if not times and authority.require_timestamp:
         raise SignatureInvalid(
             f"{name} demands a time stamp of {', '.join(believed)}, and the bundle has none that is believed; push again"
         )
     return min(times, default=None)
+
+
+def _disbelieved(chain: Sequence[x509.Certificate], policy: TrustPolicy) -> bool:
+    """Whether a TSA's chain holds a revoked key or certificate.
+
+    Whoever holds a stolen key of a TSA sets its clock back at will, so `from` cannot save any of its stamps.
+    """
+    key_ids = _key_ids(chain)
+    return any(revoked.names((), key_ids) for revoked in policy.revocations.signers)
 
 
 def _prove_key(bundle: bundles.Bundle, authority: KeyAuthority, name: str, at: datetime) -> _Credential:
@@ -325,13 +329,16 @@ def _prove_chain(
     except Misconfigured as error:
         raise SignatureInvalid(error.detail) from None
     legacy = _require_signature(bundle, public_key, authority.legacy_0_2)  # 3.
-    return _Credential(_identities(leaf), _key_ids(proven), legacy)
+    return _Credential(identities_of(leaf), _key_ids(proven), legacy)
 
 
-def _prove_sigstore(bundle: bundles.Bundle, authority: SigstoreAuthority, name: str) -> _Credential:
-    proven = sigstore_proof.prove(bundle, authority, name)  # 3. and 4., both at the trusted time
+def _prove_sigstore(
+    bundle: bundles.Bundle, authority: SigstoreAuthority, policy: TrustPolicy, name: str
+) -> _Credential:
+    # 3. and 4., both at the trusted time.
+    proven = sigstore_proof.prove(bundle, authority, name, lambda chain: _disbelieved(chain, policy))
     try:
-        names, key_ids = _identities(proven.chain[0]), _key_ids(proven.chain)
+        names, key_ids = identities_of(proven.chain[0]), _key_ids(proven.chain)
     except MALFORMED as error:
         raise SignatureInvalid(f"the signer's certificate is malformed: {error}") from None
     return _Credential(names, key_ids, legacy_0_2=False, signed_at=proven.signed_at)
@@ -412,7 +419,7 @@ def _require_usage(leaf: x509.Certificate, usage: Usage) -> None:
         raise SignatureInvalid("the signer's certificate is not for code signing, which the trust policy demands")
 
 
-def _identities(leaf: x509.Certificate) -> tuple[str, ...]:
+def identities_of(leaf: x509.Certificate) -> tuple[str, ...]:
     """Every name in the leaf, with its kind in front so that a DNS name never passes for an e-mail address."""
     names = [f"subject:{leaf.subject.rfc4514_string()}"] if leaf.subject else []
     try:

@@ -20,9 +20,9 @@ from sqlmodel import Session, col, select
 
 from modelreg import manifests, verification
 from modelreg.digests import sha256_of
-from modelreg.errors import Conflict, DigestMismatch, ManifestInvalid, NotFound
+from modelreg.errors import Conflict, DigestMismatch, ManifestInvalid, ModelregError, NotFound
 from modelreg.manifests import FileEntry, Manifest
-from modelreg.trust import TrustPolicy
+from modelreg.trust import SigstoreAuthority, TrustPolicy
 from modelreg_server import custody, storage
 from modelreg_server.callers import Caller, denied
 from modelreg_server.custody import Event, EventType
@@ -44,6 +44,7 @@ from modelreg_server.tagging import move_tag
 
 _QUERY_BATCH = 500  # bound parameters in one statement
 _MEASURE_WAIT_SECONDS = 5.0
+MAX_SIGNATURES = 16  # of one publication: each goes into every grant
 
 
 @dataclass(frozen=True)
@@ -252,7 +253,7 @@ def finish(database: Database, store: BlobStore, caller: Caller, attempt_id: str
         repository = session.exec(select(Repository).where(Repository.name == attempt.repository)).one()
         # From here on one publication at a time: the log's lock also decides who was first.
         custody.hold(session)
-        attempt.event_index, attempt.created = _publish(session, caller, repository, verified)
+        attempt.event_index, attempt.created = _publish(session, caller, repository, verified, policy)
         for tag in attempt.tags:
             move_tag(session, caller, repository, tag, str(verified.manifest.digest))
         session.flush()
@@ -411,7 +412,11 @@ def _insert_artifact(session: Session, manifest: Manifest) -> None:
 
 
 def _publish(
-    session: Session, caller: Caller, repository: Repository, verified: verification.VerifiedManifest
+    session: Session,
+    caller: Caller,
+    repository: Repository,
+    verified: verification.VerifiedManifest,
+    policy: TrustPolicy,
 ) -> tuple[int, bool]:
     """The publication and its signature; returns the index of `artifact.published` and whether it is new."""
     assert repository.id is not None
@@ -450,7 +455,7 @@ def _publish(
         added_by=caller.principal.name,
         signed_at=signer.signed_at,
     )
-    if not insert_if_absent(session, [signature]) and not _replace_by_stamped(session, signature):
+    if not _keep(session, signature, verified, policy):
         return publication.event_index, created
     if not created:
         event = Event(EventType.ARTIFACT_SIGNED, repository.name, digest, detail=detail)
@@ -458,17 +463,55 @@ def _publish(
     return publication.event_index, created
 
 
-def _replace_by_stamped(session: Session, signature: Signature) -> bool:
-    """One bundle a key: one without a time gives way to one with a trusted time, which outlives the certificate."""
-    if signature.signed_at is None:
-        return False
-    query = select(Signature).where(
-        Signature.publication_id == signature.publication_id, Signature.key_id == signature.key_id
-    )
-    present = session.exec(query).one()
-    if present.signed_at is not None:
+def _keep(session: Session, signature: Signature, verified: verification.VerifiedManifest, policy: TrustPolicy) -> bool:
+    """Keep one bundle a signer; returns whether this one is kept.
+
+    One that does not hold any more gives way, and one without a trusted time to one that has it. Judged by the policy of
+    now: certificates end while their key stays, and time-stamping authorities get revoked.
+
+    Raises:
+        Conflict: as many signers as an answer has room for.
+    """
+    kept = _signatures(session, signature.publication_id)
+    present = _of_the_same_signer(kept, signature, policy)
+    if present is None and len(kept) >= MAX_SIGNATURES:
+        present = next((row for row in kept if _held(row, verified, policy) is None), None)
+        if present is None:
+            raise Conflict(f"{MAX_SIGNATURES} good signatures are on this artifact already; it takes no more")
+    if present is None:
+        session.add(signature)
+        return True
+    held = _held(present, verified, policy)
+    if held is not None and (held.signer.signed_at is not None or signature.signed_at is None):
         return False
     present.bundle, present.added_at, present.added_by = signature.bundle, signature.added_at, signature.added_by
-    present.authority, present.identity = signature.authority, signature.identity
+    present.authority, present.identity, present.key_id = signature.authority, signature.identity, signature.key_id
     present.signed_at = signature.signed_at
     return True
+
+
+def _held(
+    row: Signature, verified: verification.VerifiedManifest, policy: TrustPolicy
+) -> verification.VerifiedStatement | None:
+    """What a bundle that was kept is still good for."""
+    try:
+        return verification.verify_statement(
+            row.bundle, policy=policy, repository=verified.repository, now=verified.verified_at
+        )
+    except ModelregError:
+        return None
+
+
+def _of_the_same_signer(kept: Sequence[Signature], signature: Signature, policy: TrustPolicy) -> Signature | None:
+    """The row of the same key; a Sigstore's keys live for one signature, so there it is the row of the same identity."""
+    keyless = isinstance(policy.authorities[signature.authority], SigstoreAuthority)
+    for row in kept:
+        named_alike = (row.authority, row.identity) == (signature.authority, signature.identity)
+        if row.key_id == signature.key_id or (keyless and named_alike):
+            return row
+    return None
+
+
+def _signatures(session: Session, publication_id: int) -> Sequence[Signature]:
+    query = select(Signature).where(Signature.publication_id == publication_id).order_by(col(Signature.id))
+    return session.exec(query).all()

@@ -495,6 +495,40 @@ def test_the_latest_of_two_times_decides_whether_a_signature_is_older_than_a_rev
         verify(both, trusting(sigstore, revoked_signers=since))
 
 
+@pytest.mark.parametrize("since", [None, timedelta(days=1)], ids=["ever", "from tomorrow on"])
+@pytest.mark.parametrize("what", ["leaf", "key", "root"])
+def test_a_revoked_time_stamping_authority_of_the_sigstore_proves_no_time(sigstore, raw, what, since):
+    """Who holds its key sets its clock back at will: no `from` saves its stamps, and a leaf of minutes needs one."""
+    leaf, *_, root = _tsa_chain(sigstore)
+    entry = {
+        "leaf": {"key": fingerprint(leaf)},
+        "key": {"key": trust.key_id_of(leaf.public_key())},
+        "root": {"key": fingerprint(root)},
+    }[what]
+    entry |= {"from": datetime.now(UTC) + since} if since else {}
+
+    with pytest.raises(SignatureInvalid, match="no time"):
+        verify(raw, trusting(sigstore, revoked_signers=[entry]))
+
+
+def test_a_revoked_time_stamping_authority_does_no_harm_beside_one_that_is_believed(sigstore, other_sigstore, raw):
+    both = stamped_again(raw, other_sigstore, datetime.now(UTC))
+    root = changed_root_of(
+        sigstore,
+        lambda root: root["timestampAuthorities"].extend(other_sigstore.trusted_root_json()["timestampAuthorities"]),
+    )
+    revoked = [{"key": fingerprint(_tsa_chain(other_sigstore)[0])}]
+
+    assert verify(both, trusting(sigstore, root=root, revoked_signers=revoked)).signer.identity == SIGNER
+
+
+def _tsa_chain(sigstore):
+    """The pinned certificates of the stamping authority, its own first."""
+    (authority,) = sigstore.trusted_root_json()["timestampAuthorities"]
+    entries = authority["certChain"]["certificates"]
+    return [x509.load_der_x509_certificate(base64.b64decode(entry["rawBytes"])) for entry in entries]
+
+
 @pytest.mark.parametrize("pinned", [False, True], ids=["not pinned", "not in use any more"])
 def test_a_later_stamp_of_an_authority_that_does_not_count_is_no_time(sigstore, other_sigstore, pinned):
     raw, now = sign(sigstore), datetime.now(UTC)

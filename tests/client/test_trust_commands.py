@@ -126,6 +126,38 @@ def test_an_explicit_policy_file_wins_over_what_is_pinned(registry, world, publi
     world("pull", "demo/explicit", "--trust-policy", registry.trust.policy_path)
 
 
+@pytest.mark.parametrize("lost", ["removed", "a link to nothing"])
+def test_a_machine_that_lost_its_pinned_root_does_not_fall_back_to_an_older_file(
+    registry, world, published, model, home, lost
+):
+    world("push", model, "demo/m:v1")
+    old = home / ".config" / "modelreg" / "trust.toml"
+    old.parent.mkdir(parents=True)
+    old.write_bytes(registry.trust.policy_path.read_bytes())
+    world("trust", "pin", "--sha256", published)
+    (root,) = (home / ".local" / "state" / "modelreg" / "trust").glob("*/pinned.root.json")
+    root.unlink()
+    if lost != "removed":
+        root.symlink_to("nowhere")
+
+    assert "pin again" in world("pull", "demo/m:v1", expect=1)
+    world("trust", "pin", "--sha256", published)
+    world("pull", "demo/m:v1")
+
+
+@pytest.mark.parametrize("spelled", ["https://Models.Acme.example", "HTTPS://models.acme.example:443/"])
+def test_one_registry_has_one_pinned_root_however_its_address_is_spelled(home, spelled):
+    from modelreg import pinned
+    from modelreg.settings import Settings
+
+    def folder(registry):
+        return pinned.folder_of(Settings.load({"registry": registry}))
+
+    assert folder(spelled) == folder("https://models.acme.example")
+    assert folder(spelled) != folder("https://models.acme.example:8443")
+    assert folder("https://models.acme.example/A") != folder("https://models.acme.example/a")
+
+
 def test_nothing_pinned_and_no_file_verifies_nothing(world, published, model):
     assert "trust policy" in world("pull", "demo/m", expect=1)
 
@@ -157,6 +189,14 @@ def test_commands_do_not_import_tuf_before_they_need_it():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_policy_that_takes_a_distributed_list_is_not_to_be_copied_by_hand(world, tmp_path):
+    arguments = ("--repository", "demo/*", "--identity", "email:*@demo.example")
+    assert "copy it to" in world("trust", "init", tmp_path / "plain", *arguments)
+    told = world("trust", "init", tmp_path / "pki", "--distributed", *arguments)
+    assert "trust repo add" in told
+    assert "copy it to" not in told
 
 
 # Pinning
@@ -280,6 +320,9 @@ def test_wrong_words_of_the_operator_end_in_one_sentence(registry, world, publis
         (2, ("repo", "rotate-root", world.repo, "--new-key", "../x")),
         (2, ("repo", "init", tmp_path / "new", "--root-keys", "1", "--root-threshold", "2")),
         (2, ("revoke", "signer", "al", "--plan")),
+        (2, ("revoke", "signer", "mail:al@demo.example", "--repo", world.repo)),
+        (2, ("revoke", "signer", "Email:al@demo.example", "--repo", world.repo)),
+        (2, ("revoke", "signer", "blake3:" + "0" * 64, "--repo", world.repo)),
         (2, ("revoke", "signer", "sha256:abc", "--plan")),
         (2, ("revoke", "signer", SIGNER, "--from", "yesterday", "--plan")),
         (2, ("revoke", "signer", SIGNER, "--from", "2026-11-01T00:00:00", "--plan")),

@@ -1,5 +1,7 @@
 """Keyless from push to a loader's folder: the real registry, the real command line, a local Sigstore, then no network."""
 
+import base64
+import hashlib
 import json
 import os
 import shutil
@@ -10,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from modelreg.digests import Digest
 from support import policies
 from support.registry import cli, running_registry
 from support.signed import changed_bundle
@@ -93,6 +96,44 @@ def test_keyless_push_pull_verify(world):
     for folder in (world.tmp / "registry", world.tmp / "home", world.tmp / "out"):
         for file in folder.rglob("*"):
             assert not file.is_file() or signature_of_token not in file.read_bytes(), file
+
+
+def test_pushing_again_keeps_one_signature_a_signer(world):
+    """Each has a key of its own; every bundle that is kept goes into every grant."""
+
+    def bundles_of():
+        artifact = Digest.parse(pushed["artifact"])
+        return [row.bundle for row in world.registry.api().artifact("demo/m", artifact).signatures]
+
+    pushed = json.loads(world.push(world.sigstore.oidc.token(email=EMAIL)).stdout)
+    first = bundles_of()
+    for _ in range(2):
+        world.push(world.sigstore.oidc.token(email=EMAIL))
+    assert bundles_of() == first
+    world.push(world.sigstore.oidc.token(subject="spiffe://demo.example/ns/train/llama"))
+    assert len(bundles_of()) == 2
+
+
+def test_a_plan_for_a_part_of_the_sigstore_lists_its_signatures(world):
+    """Fulcio's issuers and the stamping authority are pinned; a bundle carries the leaf alone."""
+    pushed = json.loads(world.push(world.sigstore.oidc.token(email=EMAIL)).stdout)
+    later = ("--from", (datetime.now(UTC) + timedelta(days=1)).isoformat())
+
+    def plan(certificate, *more, expect=40):
+        key = f"sha256:{hashlib.sha256(certificate).hexdigest()}"
+        return json.loads(world.run("trust", "revoke", "signer", key, *more, "--plan", "--json", expect=expect).stdout)[
+            "withdraws"
+        ]
+
+    root = world.sigstore.trusted_root_json()
+    for kind in ("certificateAuthorities", "timestampAuthorities"):
+        for entry in root[kind][0]["certChain"]["certificates"]:
+            der = base64.b64decode(entry["rawBytes"])
+            assert [row["artifact"] for row in plan(der)] == [pushed["artifact"]]
+            if kind == "certificateAuthorities":
+                assert plan(der, *later, expect=0) == []  # it proves a time before that
+            else:
+                assert [row["signed_at"] for row in plan(der, *later)] == ["unprovable"]
 
 
 def test_a_workloads_token_comes_from_a_file(world):

@@ -6,8 +6,10 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 
-from modelreg import bundles, push, stamping, timestamps, trust, verification, verify
+from modelreg import bundles, pki, push, stamping, timestamps, trust, verification, verify
 from modelreg.cache import Cache
 from modelreg.digests import Digest
 from modelreg.errors import NotFound, Revoked, SignatureInvalid, StaleTrust
@@ -40,7 +42,7 @@ class House:
     def cli(self, *arguments, home="user", expect=0, **changes):
         env = self.registry.environment(self.folder / home)
         done = cli(*arguments, env={**env, **changes})
-        assert done.returncode == expect, (arguments, done.returncode, done.stdout, done.stderr)
+        assert expect in {None, done.returncode}, (arguments, done.returncode, done.stdout, done.stderr)
         assert "Traceback" not in done.stderr
         return done
 
@@ -150,6 +152,61 @@ def test_a_signer_stolen_between_t1_and_t2(house, named_by):
         )
 
 
+def plan(house, who, *more):
+    """What `trust revoke signer WHO --plan` would withdraw: the time it shows, by artifact."""
+    done = house.cli("trust", "revoke", "signer", who, *more, "--plan", "--json", expect=None)
+    rows = json.loads(done.stdout)["withdraws"]
+    assert done.returncode == (40 if rows else 0)
+    names = {artifact: name for name, artifact in house.artifacts.items()}
+    return {names[row["artifact"]]: row["signed_at"] for row in rows}
+
+
+def test_a_plan_spares_what_a_stamp_proves_older_and_lists_what_nothing_does(house):
+    stolen = NOW - 50 * DAY
+    house.push("honest", at=stolen - DAY)
+    house.push("unprovable", "--no-timestamp", at=stolen - DAY)
+    house.push("thiefs", at=stolen + DAY)
+    since = ("--from", stolen.isoformat())
+
+    planned = plan(house, SIGNER, *since)
+    assert planned.keys() == {"unprovable", "thiefs"}
+    assert planned["unprovable"] == "unprovable"
+    assert planned["thiefs"].startswith(f"{stolen + DAY:%Y-%m-%d}")
+    assert plan(house, SIGNER).keys() == {"honest", "unprovable", "thiefs"}
+    # To the second: a stamp and its accuracy, and `from` itself is revoked.
+    at = datetime.fromisoformat(plan(house, SIGNER)["honest"])
+    assert "honest" in plan(house, SIGNER, "--from", at.isoformat())
+    assert "honest" not in plan(house, SIGNER, "--from", (at + timedelta(seconds=1)).isoformat())
+
+    # And it is what happens.
+    house.revoke(f'{{identity = "{SIGNER}", from = {stolen.isoformat()}}}')
+    refused = {name for name in house.artifacts if house.pull(name, expect=None).returncode == 21}
+    assert refused == planned.keys()
+
+
+def test_a_plan_knows_every_name_and_every_issuer_of_a_signer(house):
+    house.push("m")
+    trusted = house.registry.trust
+    for who in (
+        f"subject:{trusted.leaf.certificate.subject.rfc4514_string()}",
+        key_id_of(trusted.leaf.certificate.public_key()),
+        key_id_of(trusted.intermediate.certificate.public_key()),
+        key_id_of(trusted.root.certificate.public_key()),
+        f"sha256:{trusted.root.certificate.fingerprint(hashes.SHA256()).hex()}",
+    ):
+        assert plan(house, str(who)).keys() == {"m"}, who
+    assert plan(house, f"sha256:{'0' * 64}") == plan(house, "subject:CN=somebody") == {}
+
+
+def test_a_plan_for_a_time_stamping_authority_spares_nothing_for_its_own_stamps(house):
+    """Its revocation has no `from`: who holds the key sets the clock back."""
+    house.push("stamped", at=NOW - 60 * DAY)
+    house.push("bare", "--no-timestamp")
+    tsa = x509.load_pem_x509_certificates(house.registry.trust.tsa_chain_path.read_bytes())[0]
+    for who in (key_id_of(tsa.public_key()), f"sha256:{tsa.fingerprint(hashes.SHA256()).hex()}"):
+        assert plan(house, str(who), "--from", NOW.isoformat()) == {"stamped": "unprovable"}
+
+
 def _with(raw, taken):
     return bundles.serialise(replace(bundles.parse(raw), timestamps=tuple(taken)))
 
@@ -201,6 +258,38 @@ def test_a_second_push_with_a_stamp_gives_the_old_signature_a_time(house):
     assert house.bundles("m") == [replaced]
     types = [event.type for event in house.registry.whole_log() if event.repository == "demo/m"]
     assert (types.count("artifact.published"), types.count("artifact.signed")) == (1, 1)
+
+
+def test_a_bundle_that_does_not_hold_any_more_gives_way_to_one_by_the_same_key(expiring, monkeypatch):
+    """A key in a token stays; its certificate ends and is renewed. The messages say: push again."""
+    expiring.push("m", "--no-timestamp", at=NOW - 60 * DAY)
+    trusted = expiring.registry.trust
+    with monkeypatch.context() as patched:
+        patched.setattr(pki.ec, "generate_private_key", lambda _curve: trusted.leaf.private_key)
+        renewed = pki.issue_signer(SIGNER, trusted.intermediate, datetime.now(UTC), 10)
+    assert renewed.certificate.public_key() == trusted.leaf.certificate.public_key()
+    issuer = pki.certificate_pem(trusted.intermediate.certificate)
+    trusted.chain_path.write_bytes(pki.certificate_pem(renewed.certificate) + issuer)
+    expiring.pull("m", expect=13)
+
+    expiring.push("m", "--no-timestamp")
+    expiring.pull("m")
+    (held,) = expiring.bundles("m")
+    expiring.push("m", "--no-timestamp")
+    assert expiring.bundles("m") == [held]
+
+
+def test_a_stamp_of_a_revoked_authority_gives_way_to_one_that_is_believed(house, openssl_tsa):
+    pin(house, openssl_tsa)
+    house.push("m")
+    tsa = x509.load_pem_x509_certificates(house.registry.trust.tsa_chain_path.read_bytes())[0]
+    house.rewrite_policy(lambda text: text.replace("usage =", "require_timestamp = true\nusage =", 1))
+    house.revoke(f'{{key = "{key_id_of(tsa.public_key())}"}}')
+    assert "none that is believed; push again" in house.pull("m", expect=13).stderr
+
+    with openssl_tsa.serving() as url:
+        house.push("m", "--timestamp-url", url)
+    house.pull("m")
 
 
 def test_a_policy_may_demand_a_stamp(house):

@@ -20,7 +20,8 @@ from modelreg.errors import (
     SignerNotAllowed,
     Untrusted,
 )
-from modelreg_server.tables import Blob, BlobUpload
+from modelreg_server import publication
+from modelreg_server.tables import Blob, BlobUpload, Signature
 from support.registry import running_registry
 
 
@@ -219,6 +220,26 @@ def test_a_second_signer_stands_beside_the_first(registry, publishing, api):
         "demo/m", wire.GrantRequest(artifact=str(first.manifest.digest), purpose="pull", host="h")
     )
     assert len(grant.bundles) == 2
+
+
+def test_an_artifact_takes_as_many_signatures_as_a_grant_has_room_for(registry, publishing, api, monkeypatch):
+    monkeypatch.setattr(publication, "MAX_SIGNATURES", 2)
+    files = {"a": b"signed by everybody"}
+    first = publishing.push(files)
+    publishing.push(files, signer=second_signer(registry))
+    with pytest.raises(Conflict, match="2 good signatures"):
+        publishing.push(files, signer=second_signer(registry, "email:cy@demo.example"))
+    publishing.push(files)  # who is there already may come again
+
+    # One that does not hold any more is not in the way.
+    with registry.parts.database.writing() as session, session.begin():
+        row = session.exec(
+            select(Signature).where(Signature.identity == "email:bo@demo.example").order_by(Signature.id.desc())
+        ).first()
+        row.bundle = b"{}"
+    publishing.push(files, signer=second_signer(registry, "email:cy@demo.example"))
+    rows = api.artifact("demo/m", first.manifest.digest).signatures
+    assert [row.identity for row in rows] == ["email:al@demo.example", "email:cy@demo.example"]
 
 
 def test_two_artifacts_share_a_blob_and_it_is_sent_once(registry, publishing):

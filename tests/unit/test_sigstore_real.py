@@ -81,7 +81,7 @@ def test_the_method_is_the_policys(version):
 
 def test_the_time_is_the_latest_that_is_proven(version):
     bundle = bundles.parse((folder_of(version) / "model.sig").read_bytes())
-    proven = sigstore_proof.prove(bundle, trusting().authorities["public"], "public")
+    proven = sigstore_proof.prove(bundle, trusting().authorities["public"], "public", lambda _: False)
 
     logged = datetime.fromtimestamp(SIGNED_AT[version], UTC)
     assert logged <= proven.signed_at <= logged + timedelta(seconds=10)
@@ -91,7 +91,7 @@ def test_the_time_is_the_latest_that_is_proven(version):
 @pytest.mark.parametrize("name", ["leaf", "intermediate", "root"])
 def test_a_revoked_certificate_is_revoked(version, name):
     bundle = bundles.parse((folder_of(version) / "model.sig").read_bytes())
-    chain = sigstore_proof.prove(bundle, trusting().authorities["public"], "public").chain
+    chain = sigstore_proof.prove(bundle, trusting().authorities["public"], "public", lambda _: False).chain
     certificate = chain[["leaf", "intermediate", "root"].index(name)]
     entry = {"key": f"sha256:{certificate.fingerprint(hashes.SHA256()).hex()}"}
 

@@ -15,6 +15,7 @@ from modelreg.trust import RevokedSigner
 
 FINDINGS = 40
 UNPROVABLE = "unprovable"
+_KINDS = ("key:", "email:", "uri:", "dns:", "subject:", "*")  # another word would revoke nobody, without a sign of it
 _COLUMNS = ("repository", "artifact", "tags", "published_by", "published_at", "identity", "signed_at")
 
 
@@ -22,10 +23,10 @@ def run_signer(options: argparse.Namespace) -> int:
     """`modelreg trust revoke signer IDENTITY|KEYID [--from T] [--reason …] (--plan | --repo DIR)`."""
     since = parse_time(options.since) if options.since else None
     key = _digest_or_none(options.signer)
-    if key is None and ":" not in options.signer:
+    if key is None and not options.signer.startswith(_KINDS):
         raise Invalid(
-            f"{options.signer[:80]!r} is no signer; write an identity with its kind, such as email:al@acme.example, or the "
-            "sha256:… of a key or certificate",
+            f"{options.signer[:80]!r} is no signer; write an identity with its kind ({' '.join(_KINDS)}), such as "
+            "email:al@acme.example, or the sha256:… of a key or certificate",
             field="signer",
         )
     if options.plan:

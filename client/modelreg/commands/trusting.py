@@ -13,7 +13,7 @@ from modelreg import pinned, pki, trust
 from modelreg.commands import now, output_of, settings_of
 from modelreg.commands.weights import PASSWORD_VARIABLE
 from modelreg.digests import sha256_of
-from modelreg.durable import make_folder
+from modelreg.durable import make_folder, sync_folder
 from modelreg.errors import Conflict, Misconfigured
 from modelreg.signing import load_private_key
 
@@ -41,7 +41,9 @@ def run_init(options: argparse.Namespace) -> int:
         {"directory": str(folder), "policy": str(folder / POLICY_FILE)},
         f"made a root, an intermediate and {folder / POLICY_FILE}",
         f"  move {folder / (ROOT + '.key.pem')} to offline storage; it is needed again only for a new intermediate",
-        f"  pin the policy on every machine: copy it to {settings_of(options).trust_policy} or set MODELREG_TRUST_POLICY",
+        f"  distribute it with its revocations: modelreg trust repo add DIR {folder / POLICY_FILE}"
+        if options.distributed
+        else f"  pin the policy on every machine: copy it to {settings_of(options).trust_policy} or set MODELREG_TRUST_POLICY",
     )
     return 0
 
@@ -162,6 +164,7 @@ def _write_new(path: Path, data: bytes, mode: int) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+    sync_folder(path.parent)
 
 
 def _policy_text(
