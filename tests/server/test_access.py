@@ -282,7 +282,11 @@ def test_a_grant_is_used_on_the_host_it_was_given_to(either, publishing_to):
     given = here.api(token).request_grant("demo/m", grant_request(pushed))
     by_nobody = either.api(token).request_grant("demo/m", grant_request(pushed))
     direct = here.api(token).read_requests(given.id, [blob])[0]
-    for api, grant_id in ((there.api(token), given.id), (either.api(token), given.id), (there.api(token), by_nobody.id)):
+    for api, grant_id in (
+        (there.api(token), given.id),
+        (either.api(token), given.id),
+        (there.api(token), by_nobody.id),
+    ):
         with pytest.raises(NotFound, match="pull again"):
             api.read_requests(grant_id, [blob])
         with pytest.raises(NotFound):

@@ -25,6 +25,7 @@ from modelreg_server import exchange, sweeping
 from modelreg_server.identity import jwks, tokens
 from modelreg_server.identity.federation import Federation
 from modelreg_server.tables import Token, UsedToken
+from support.hosts import grant
 from support.issuer import AUDIENCE, REMOVED, as_json, loopback_issuer, segment
 from support.registry import running_registry
 
@@ -154,7 +155,9 @@ def test_an_event_by_an_api_token_has_no_identity(registry):
     assert registry.whole_log()[-1].identity is None
 
 
-def test_who_moved_a_tag_is_told_to_readers_and_their_claims_and_address_to_auditors_only(issuer, tmp_path, publishing_to):
+def test_who_moved_a_tag_is_told_to_readers_and_their_claims_and_address_to_auditors_only(
+    issuer, tmp_path, publishing_to
+):
     path = tmp_path / "identities.toml"
     path.write_text(
         identities(issuer).replace('scopes = ["pull:acme/*"]', 'scopes = ["pull:demo/*", "push:demo/*", "tag:demo/*"]')
@@ -202,10 +205,18 @@ principal = "workload:ci/{{repository}}"
         assert "token.exchanged" not in {event.type for event in running.whole_log()}
 
 
-def test_a_rule_without_scopes_gives_a_session_without_rights(issuer, exchanged, http_):
+def test_a_rule_without_scopes_gives_a_session_with_the_grants_of_its_principal(registry, issuer, exchanged, http_):
     session = exchanged(issuer.token(repository="acme/other")).json
     assert session["principal"] == "workload:any/repo:acme/train"
     assert http_("GET", "/v1/whoami", session["token"]).json["scopes"] == []
+    audit = "/v1/events?repository=acme%2Fm"
+    assert http_("GET", audit, session["token"]).status == 403
+    grant_id = grant(registry, "workload:any/repo:acme/*", "audit", "acme/*")
+    grant(registry, "workload:any/*", "audit", "*/*")  # names no subject with another /
+    assert http_("GET", audit, session["token"]).status == 200
+    assert http_("GET", "/v1/events", session["token"]).status == 403
+    registry.api().revoke_access(grant_id)
+    assert http_("GET", audit, session["token"]).status == 403
 
 
 def test_a_session_can_be_revoked_at_once(registry, issuer, exchanged, http_):

@@ -116,9 +116,7 @@ def history(
 ) -> wire.Events:
     """The tag's last moves, oldest first. Token, claims, address and machine of who moved it are for auditors."""
     shown = info_of if caller.principal.may(Verb.AUDIT, repository) else outline_of
-    return wire.Events(
-        events=[shown(row) for row in tagging.history(session, repository, tag, limit)], next_after=None
-    )
+    return wire.Events(events=[shown(row) for row in tagging.history(session, repository, tag, limit)], next_after=None)
 
 
 def _artifact(item: catalogue.Listed) -> wire.ArtifactInfo:
