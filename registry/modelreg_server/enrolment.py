@@ -99,7 +99,9 @@ def enrol(
     if signature is None or received.message.content_digest is None:
         raise host_signing.refusal()
     host_signing.verify(signature, received.message, key, now)
-    invitation = session.exec(select(HostInvitation).where(HostInvitation.id == invitation_id).with_for_update()).one()
+    # The log's lock first, as `invite` and `revoke` take it: one enrolment at a time, and none waits for the other's row.
+    custody.hold(session)
+    invitation = session.exec(select(HostInvitation).where(HostInvitation.id == invitation_id)).one()
     if invitation.host_id is not None:
         made = session.get_one(Host, invitation.host_id)
         if made.key_id == signature.key_id and made.revoked_at is None:
@@ -107,7 +109,6 @@ def enrol(
         raise _refused()
     if invitation.withdrawn_at is not None:
         raise _refused()
-    custody.hold(session)  # one host of a name, and of a key, at a time
     if session.exec(select(Host).where(Host.key_id == signature.key_id)).one_or_none() is not None:
         raise Conflict("this key enrolled before; make a new one with `modelreg host enroll --replace`")
     if _living(session, invitation.name) is not None:

@@ -2,17 +2,23 @@
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
+from modelreg.canonical import canonical_json
 from modelreg.errors import TokenRefused
 from modelreg_server import custody
 from modelreg_server.custody import Actor, Event, EventType
 from modelreg_server.database import Database, insert_if_absent
 from modelreg_server.identity import claims, tokens
+from modelreg_server.identity.assertions import Assertion
+from modelreg_server.identity.claims import Match
 from modelreg_server.identity.federation import Federation
 from modelreg_server.tables import Token, UsedToken
 
 # How long a used token is remembered after it could last be accepted: clocks of several servers may differ.
 REMEMBERED = timedelta(minutes=10)
+# It stands in every event of the session, beside all that a denial tells: one that filled the entry would hide them.
+MAX_IDENTITY_BYTES = 3 * 1024
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,7 @@ def exchange(
     """
     found = federation.verify(untrusted_token, issuer_name, now)
     matched = claims.match(found.issuer.rules, found.claims)
-    identity = {"issuer": found.issuer.url, "subject": found.subject, "claims": matched.claims_used}
+    identity = _identity(found, matched)
     with database.writing() as session, session.begin():
         used = UsedToken(
             issuer=found.issuer.url, token_sha256=found.once, used_at=now, expires_at=found.expires_at + REMEMBERED
@@ -73,3 +79,23 @@ def exchange(
         session.refresh(row)
         session.expunge(row)
     return Exchanged(text, row)
+
+
+def _identity(found: Assertion, matched: Match) -> dict[str, Any]:
+    """What events say of the session: whose token it was made of.
+
+    Raises:
+        TokenRefused: it would not fit into every event, or has no canonical form.
+    """
+    identity = {"issuer": found.issuer.url, "subject": found.subject, "claims": matched.claims_used}
+    try:
+        fits = len(canonical_json(identity)) <= MAX_IDENTITY_BYTES
+    except ValueError:  # a number beyond 2^53
+        fits = False
+    if not fits:
+        raise TokenRefused(
+            f"a rule admits the token, but subject and claims are more than {MAX_IDENTITY_BYTES} bytes, or hold a number "
+            "that events cannot; have the rule name fewer claims",
+            reason="principal",
+        )
+    return identity

@@ -20,10 +20,10 @@ from sqlmodel import Session, col, select
 
 from modelreg import manifests, verification
 from modelreg.digests import sha256_of
-from modelreg.errors import Conflict, DigestMismatch, ManifestInvalid, ModelregError, NotFound
+from modelreg.errors import Conflict, DigestMismatch, ManifestInvalid, NotFound
 from modelreg.manifests import FileEntry, Manifest
-from modelreg.trust import SigstoreAuthority, TrustPolicy
-from modelreg_server import custody, storage
+from modelreg.trust import TrustPolicy
+from modelreg_server import countersigning, custody, storage
 from modelreg_server.callers import Caller, denied
 from modelreg_server.custody import Event, EventType
 from modelreg_server.database import Database, insert_if_absent, one_at_a_time
@@ -44,7 +44,6 @@ from modelreg_server.tagging import move_tag
 
 _QUERY_BATCH = 500  # bound parameters in one statement
 _MEASURE_WAIT_SECONDS = 5.0
-MAX_SIGNATURES = 16  # of one publication: each goes into every grant
 
 
 @dataclass(frozen=True)
@@ -455,63 +454,9 @@ def _publish(
         added_by=caller.principal.name,
         signed_at=signer.signed_at,
     )
-    if not _keep(session, signature, verified, policy):
+    if not countersigning.keep(session, signature, verified, policy):
         return publication.event_index, created
     if not created:
         event = Event(EventType.ARTIFACT_SIGNED, repository.name, digest, detail=detail)
         custody.append(session, caller.actor, event, caller.now)
     return publication.event_index, created
-
-
-def _keep(session: Session, signature: Signature, verified: verification.VerifiedManifest, policy: TrustPolicy) -> bool:
-    """Keep one bundle a signer; returns whether this one is kept.
-
-    One that does not hold any more gives way, and one without a trusted time to one that has it. Judged by the policy of
-    now: certificates end while their key stays, and time-stamping authorities get revoked.
-
-    Raises:
-        Conflict: as many signers as an answer has room for.
-    """
-    kept = _signatures(session, signature.publication_id)
-    present = _of_the_same_signer(kept, signature, policy)
-    if present is None and len(kept) >= MAX_SIGNATURES:
-        present = next((row for row in kept if _held(row, verified, policy) is None), None)
-        if present is None:
-            raise Conflict(f"{MAX_SIGNATURES} good signatures are on this artifact already; it takes no more")
-    if present is None:
-        session.add(signature)
-        return True
-    held = _held(present, verified, policy)
-    if held is not None and (held.signer.signed_at is not None or signature.signed_at is None):
-        return False
-    present.bundle, present.added_at, present.added_by = signature.bundle, signature.added_at, signature.added_by
-    present.authority, present.identity, present.key_id = signature.authority, signature.identity, signature.key_id
-    present.signed_at = signature.signed_at
-    return True
-
-
-def _held(
-    row: Signature, verified: verification.VerifiedManifest, policy: TrustPolicy
-) -> verification.VerifiedStatement | None:
-    """What a bundle that was kept is still good for."""
-    try:
-        return verification.verify_statement(
-            row.bundle, policy=policy, repository=verified.repository, now=verified.verified_at
-        )
-    except ModelregError:
-        return None
-
-
-def _of_the_same_signer(kept: Sequence[Signature], signature: Signature, policy: TrustPolicy) -> Signature | None:
-    """The row of the same key; a Sigstore's keys live for one signature, so there it is the row of the same identity."""
-    keyless = isinstance(policy.authorities[signature.authority], SigstoreAuthority)
-    for row in kept:
-        named_alike = (row.authority, row.identity) == (signature.authority, signature.identity)
-        if row.key_id == signature.key_id or (keyless and named_alike):
-            return row
-    return None
-
-
-def _signatures(session: Session, publication_id: int) -> Sequence[Signature]:
-    query = select(Signature).where(Signature.publication_id == publication_id).order_by(col(Signature.id))
-    return session.exec(query).all()

@@ -14,7 +14,7 @@ from modelreg.trust import TrustPolicy
 from modelreg_server import custody
 from modelreg_server.access_grants import is_sensitive
 from modelreg_server.callers import Caller, Hidden, NotPermitted, denied, reasons_of, require
-from modelreg_server.custody import Event, EventType
+from modelreg_server.custody import CustodyEvent, Event, EventType
 from modelreg_server.database import Database
 from modelreg_server.identity import Verb
 from modelreg_server.tables import Artifact, ArtifactFile, Blob, GrantRow, Publication, Repository, Signature
@@ -124,14 +124,22 @@ def open_grant(session: Session, caller: Caller, grant_id: str) -> GrantRow:
     """The caller's grant, still usable.
 
     Raises:
-        NotFound: none, another principal's, or expired.
-        NotPermitted, Hidden: the right to pull ended meanwhile, or was given to another host.
+        NotFound: none, another principal's or host's, or expired.
+        NotPermitted, Hidden: the right to pull ended meanwhile, or needs another host.
     """
     row = session.get(GrantRow, grant_id)
     if row is None or row.principal != caller.principal.name or caller.now >= row.expires_at:
-        raise NotFound(f"there is no grant {grant_id[:40]} of yours that is still valid; pull again")
+        raise _no_grant(grant_id)
     require(caller, Verb.PULL, row.repository, sensitive=is_sensitive(session, row.repository))
+    # Bytes that went to another machine than the event names would be in no event.
+    host = caller.principal.host
+    if session.get_one(CustodyEvent, row.event_index).verified_host != (host.name if host else None):
+        raise _no_grant(grant_id)
     return row
+
+
+def _no_grant(grant_id: str) -> NotFound:
+    return NotFound(f"there is no grant {grant_id[:40]} of yours, given to this host, that is still valid; pull again")
 
 
 def granted_blobs(session: Session, caller: Caller, grant_id: str, blobs: Sequence[str]) -> list[Blob]:

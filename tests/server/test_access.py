@@ -273,6 +273,31 @@ def test_a_grant_used_after_the_right_ended_is_a_denial(registry, published):
     assert (event.principal, event.detail["verb"], event.repository) == ("person:leaving", "pull", "demo/m")
 
 
+def test_a_grant_is_used_on_the_host_it_was_given_to(either, publishing_to):
+    """`artifact.granted` names the host; bytes that went to another one would be in no event."""
+    pushed = publishing_to(either).push({"a": b"bytes"}, tags=("v1",))
+    here, there = enrol(either, "here"), enrol(either, "there")
+    token = either.token("person:al", "pull:demo/*")
+    blob, received = pushed.manifest.files[0].blake3, wire.ReceivedReport(transferred_bytes=5)
+    given = here.api(token).request_grant("demo/m", grant_request(pushed))
+    by_nobody = either.api(token).request_grant("demo/m", grant_request(pushed))
+    direct = here.api(token).read_requests(given.id, [blob])[0]
+    for api, grant_id in (
+        (there.api(token), given.id),
+        (either.api(token), given.id),
+        (there.api(token), by_nobody.id),
+    ):
+        with pytest.raises(NotFound, match="pull again"):
+            api.read_requests(grant_id, [blob])
+        with pytest.raises(NotFound):
+            api.report_received(grant_id, received)
+    with pytest.raises(NotFound):
+        there.api(token).open_direct(direct, {})
+    here.api(token).report_received(given.id, received)
+    either.api(token).report_received(by_nobody.id, received)
+    assert [event.verified_host for event in of_type(either, "artifact.received")] == ["here", None]
+
+
 def test_a_denial_that_cannot_be_recorded_is_not_answered_as_one(own_registry, http_to, monkeypatch):
     from sqlalchemy.exc import OperationalError
 
@@ -473,6 +498,16 @@ def test_explain_tells_of_tokens_with_scopes_and_of_hosts(registry, published):
     assert api.explain_access(subject=subject, verb="pull", repository="demo/m").allowed is True
     api.revoke_host(machine.name)
     assert api.explain_access(subject=subject, verb="pull", repository="demo/m").allowed is False
+
+
+def test_explain_names_to_a_repositorys_auditors_no_tokens_for_others(registry, published):
+    subject = f"person:{uuid.uuid4().hex}"
+    registry.token(subject, "pull:elsewhere/*")
+    registry.token(subject, "push:demo/*")
+    asked = {"subject": subject, "verb": "pull", "repository": "demo/m"}
+    auditor = registry.api(registry.token("person:auditor", "audit:demo/*"))
+    assert [token.reasons[0].grant for token in auditor.explain_access(**asked).tokens] == [f"{subject} push demo/*"]
+    assert len(registry.api().explain_access(**asked).tokens) == 2
 
 
 def test_what_explain_says_is_what_happens(registry, published):

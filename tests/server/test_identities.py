@@ -103,6 +103,7 @@ def test_a_file_says_what_it_says():
         (text(rule='scopes = ["fly:acme/*"]'), "scope"),
         (text(rule='scopes = ["push:*"]'), "scope"),
         (text(rule="scopes = 1"), "scopes"),
+        (text(rule="scopes = []"), "scopes"),  # would read as no rights and mean the principal's grants
         (text().split("[[issuers.rules]]", maxsplit=1)[0], "rules"),
         (text() + text(), "one name"),
         (text() + text(name='"other"'), "one audience"),

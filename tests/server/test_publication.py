@@ -20,7 +20,7 @@ from modelreg.errors import (
     SignerNotAllowed,
     Untrusted,
 )
-from modelreg_server import publication
+from modelreg_server import countersigning
 from modelreg_server.tables import Blob, BlobUpload, Signature
 from support.registry import running_registry
 
@@ -223,7 +223,7 @@ def test_a_second_signer_stands_beside_the_first(registry, publishing, api):
 
 
 def test_an_artifact_takes_as_many_signatures_as_a_grant_has_room_for(registry, publishing, api, monkeypatch):
-    monkeypatch.setattr(publication, "MAX_SIGNATURES", 2)
+    monkeypatch.setattr(countersigning, "MAX_SIGNATURES", 2)
     files = {"a": b"signed by everybody"}
     first = publishing.push(files)
     publishing.push(files, signer=second_signer(registry))

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from sqlmodel import select
 
-from modelreg import providers
+from modelreg import providers, wire
 from modelreg.errors import TOKEN_REASONS, Misconfigured, TokenRefused, Unreachable
 from modelreg_server import exchange, sweeping
 from modelreg_server.identity import jwks, tokens
@@ -151,25 +151,72 @@ def test_the_event_names_issuer_subject_and_exactly_the_claims_used(registry, is
 def test_an_event_by_an_api_token_has_no_identity(registry):
     registry.api().whoami()
     api = registry.api()
-    from modelreg import wire
-
     api.issue_token(wire.TokenRequest(principal="person:x", scopes=["pull:a/b"], expires_in_seconds=60))
     assert registry.whole_log()[-1].identity is None
 
 
-def test_a_rule_without_scopes_gives_a_session_with_the_access_grants_of_its_principal(
-    registry, issuer, exchanged, http_
+def test_who_moved_a_tag_is_told_to_readers_and_their_claims_and_address_to_auditors_only(
+    issuer, tmp_path, publishing_to
 ):
-    session = exchanged(issuer.token(sub="granted")).json
-    assert session["principal"] == "workload:any/granted"
+    path = tmp_path / "identities.toml"
+    path.write_text(
+        identities(issuer).replace('scopes = ["pull:acme/*"]', 'scopes = ["pull:demo/*", "push:demo/*", "tag:demo/*"]')
+    )
+    with running_registry(tmp_path / "registry", identities=path) as running:
+        pushed = publishing_to(running).push({"a": b"1"})
+        request = wire.ExchangeRequest(token=issuer.token(repository="acme/train", ref="refs/heads/main"))
+        session = running.api("mrg_none").exchange(request).token
+        running.api(session).move_tag("demo/m", "v1", wire.TagRequest(artifact=pushed.published.artifact))
+
+        def seen_with(*scopes):
+            return running.api(running.token("person:looks", *scopes)).tag_history("demo/m", "v1")[0]
+
+        told = seen_with("read-metadata:demo/*")
+        assert (told.principal, told.artifact) == ("workload:ci/acme/train", pushed.published.artifact)
+        assert (told.identity, told.token_id, told.client_address, told.user_agent) == (None, None, None, None)
+        told = seen_with("read-metadata:demo/*", "audit:demo/*")
+        assert told.identity["claims"] == {"repository": "acme/train", "ref": "refs/heads/main"}
+        assert told.client_address == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    "ref",
+    ["refs/heads/" + "x" * 400, "refs/heads/\ud800", "refs/heads/\x1b[2J", "refs/heads/\x00"],
+    ids=["long", "half a character", "an escape sequence", "NUL"],
+)
+def test_claims_that_do_not_fit_into_every_event_make_no_session(issuer, tmp_path, http_to, ref):
+    """Else whoever chooses their own claims would be denied without a record: the event would be too large."""
+    names = [f"claim{n}" for n in range(15)]
+    path = tmp_path / "identities.toml"
+    path.write_text(
+        identities(
+            issuer,
+            rules=f"""
+[[issuers.rules]]
+claims = {{ repository = "acme/train", {", ".join(f'{name} = "refs/heads/*"' for name in names)} }}
+principal = "workload:ci/{{repository}}"
+""",
+        )
+    )
+    with running_registry(tmp_path / "registry", identities=path) as running:
+        token = issuer.token(repository="acme/train", **dict.fromkeys(names, ref))
+        answer = http_to(running.url)("POST", "/v1/token-exchange", json={"token": token})
+        assert (answer.status, answer.code) == (401, "token-refused")
+        assert "token.exchanged" not in {event.type for event in running.whole_log()}
+
+
+def test_a_rule_without_scopes_gives_a_session_with_the_grants_of_its_principal(registry, issuer, exchanged, http_):
+    session = exchanged(issuer.token(repository="acme/other")).json
+    assert session["principal"] == "workload:any/repo:acme/train"
     assert http_("GET", "/v1/whoami", session["token"]).json["scopes"] == []
+    audit = "/v1/events?repository=acme%2Fm"
+    assert http_("GET", audit, session["token"]).status == 403
+    grant_id = grant(registry, "workload:any/repo:acme/*", "audit", "acme/*")
+    grant(registry, "workload:any/*", "audit", "*/*")  # names no subject with another /
+    assert http_("GET", audit, session["token"]).status == 200
     assert http_("GET", "/v1/events", session["token"]).status == 403
-
-    grant(registry, "workload:any/granted", "audit", "*/*")
-
-    events = http_("GET", "/v1/events", session["token"])
-    assert events.status == 200
-    assert events.json["events"], "the session reads the record now"
+    registry.api().revoke_access(grant_id)
+    assert http_("GET", audit, session["token"]).status == 403
 
 
 def test_a_session_can_be_revoked_at_once(registry, issuer, exchanged, http_):

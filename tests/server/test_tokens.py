@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -87,6 +88,17 @@ def test_issuing_and_revoking_are_events(registry):
     assert [(e.type, e.principal) for e in about] == [("token.issued", "person:boss"), ("token.revoked", "person:boss")]
     assert about[0].detail["for"] == "workload:ci"
     assert about[0].detail["scopes"] == ["push:demo/*", "tag:demo/m"]
+
+
+def test_of_several_who_revoke_a_token_at_once_one_is_told_of(either_database, tmp_path):
+    with running_registry(tmp_path / "registry", **either_database) as running:
+        api = running.api(connections_at_once=8)
+        for _round in range(3):
+            issued = api.issue_token(request())
+            with ThreadPoolExecutor(8) as pool:
+                list(pool.map(lambda _n, issued=issued: api.revoke_token(issued.info.id), range(8)))
+            revoked = [event for event in running.whole_log() if event.type == "token.revoked"]
+            assert [event.detail["token"] for event in revoked].count(issued.info.id) == 1
 
 
 def test_a_revoked_token_is_refused_from_the_next_request_on(registry):

@@ -143,7 +143,9 @@ def _matching(value: Any, expected: Expected) -> Expected | None:
     """The value, or the element of a list, that is as expected."""
     for item in value if isinstance(value, list) else [value]:
         if isinstance(expected, str):
-            if isinstance(item, str) and len(item) <= MAX_CLAIM_CHARS and glob_matches(expected, item):
+            if not isinstance(item, str) or len(item) > MAX_CLAIM_CHARS or not item.isprintable():
+                continue  # a claim that is used stands in every event, which people read at a terminal
+            if glob_matches(expected, item):
                 return item
         elif type(item) is type(expected) and item == expected:  # True is not 1
             return expected

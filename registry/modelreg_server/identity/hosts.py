@@ -131,8 +131,8 @@ def use_up(session: Session, known: KnownHost, now: datetime) -> None:
     """
     if known.signature is None:
         return
-    # The last second at which the window would take it again, and one for the fraction that `created` lacks.
-    ends = datetime.fromtimestamp(known.signature.created, UTC) + timedelta(seconds=host_signing.WINDOW_SECONDS + 1)
+    # As long as any server would take it: `created` lacks a fraction of a second, and clocks of several servers differ.
+    ends = datetime.fromtimestamp(known.signature.created, UTC) + timedelta(seconds=2 * host_signing.WINDOW_SECONDS)
     row = UsedNonce(host_id=known.host_id, nonce=known.signature.nonce, expires_at=ends)
     if insert_if_absent(session, [row]) != 1:
         raise host_signing.refusal()

@@ -63,7 +63,7 @@ class _Strict(BaseModel):
 class _RuleText(_Strict):
     claims: Annotated[dict[str, Any], Field(min_length=1, max_length=MAX_CLAIMS)]
     principal: Annotated[str, Field(max_length=200)]
-    scopes: Annotated[list[str], Field(max_length=64)] = []
+    scopes: Annotated[list[str], Field(min_length=1, max_length=64)] | None = None
 
 
 class _IssuerText(_Strict):
@@ -177,4 +177,4 @@ def _rule_of(text: _RuleText, kind: Kind) -> Rule:
             f"the rule for {text.principal!r} asks for nothing but *, which is everybody of the issuer; name a value "
             "(at least `iss`, if everybody is meant)"
         )
-    return Rule(claims, parse_template(text.principal, kind), tuple(map(parse_scope, text.scopes)))
+    return Rule(claims, parse_template(text.principal, kind), tuple(map(parse_scope, text.scopes or [])))

@@ -108,7 +108,7 @@ def revoke(session: Session, actor: Actor, token_id: str, now: datetime) -> Toke
     Raises:
         NotFound: no such token.
     """
-    row = session.get(Token, token_id)
+    row = session.get(Token, token_id, with_for_update=True)  # of two who revoke it at once, one tells of it
     if row is None:
         raise NotFound(f"there is no token {token_id[:40]}")
     if row.revoked_at is None:

@@ -94,6 +94,7 @@ def explain(
         tokens=[
             wire.AccessOfToken(token_id=token_id, allowed=decision.allowed, reasons=_reasons(decision, about))
             for token_id, decision in found.tokens
+            if about is None or decision.reasons_on(about)
         ],
     )
 

@@ -66,3 +66,10 @@ def info_of(row: CustodyEvent) -> wire.EventInfo:
         verified_host_class=row.verified_host_class,
         verified_host_zone=row.verified_host_zone,
     )
+
+
+def outline_of(row: CustodyEvent) -> wire.EventInfo:
+    """What of an event is for who may see the repository, and not its record."""
+    hidden = ("token_id", "client_address", "user_agent", "identity")
+    hosts = ("host", "verified_host", "verified_host_class", "verified_host_zone")
+    return info_of(row).model_copy(update=dict.fromkeys((*hidden, *hosts)))
