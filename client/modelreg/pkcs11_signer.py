@@ -202,7 +202,8 @@ def _private_key(session: "pkcs11.Session", uri: Pkcs11Uri) -> Any:
             "shows what it has"
         )
     if len(found) > 1:
-        ids = ", ".join("id=" + "".join(f"%{byte:02x}" for byte in bytes(key[Attribute.ID])) for key in found)
+        raw_ids = sorted(bytes(key[Attribute.ID]) for key in found)  # a token lists its keys in any order
+        ids = ", ".join("id=" + "".join(f"%{byte:02x}" for byte in raw_id) for raw_id in raw_ids)
         raise Misconfigured(
             f"{len(found)} private keys of the token match the key's URI; add one of {ids}, or object=LABEL",
             setting="key",
