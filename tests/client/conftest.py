@@ -5,7 +5,7 @@ import os
 import pytest
 
 from modelreg import cli, connections
-from support.registry import running_registry
+from support.registry import look_at_output, running_registry
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +46,7 @@ def run(home, capsys, monkeypatch):
             except SystemExit as error:
                 code = error.code
         out, err = capsys.readouterr()
+        look_at_output(arguments, out, err)
         return code, out, err
 
     return call

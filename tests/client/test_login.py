@@ -20,7 +20,7 @@ from modelreg.settings import Settings
 from support import oidc as provider_support
 from support.issuer import as_json, loopback_issuer, segment
 from support.oidc import CLIENT, walk
-from support.registry import cli_environment, running_registry
+from support.registry import cli_environment, look_at_output, running_registry
 
 
 def identities(url, client=CLIENT, name="company", scopes='["openid", "offline_access", "email"]'):
@@ -156,6 +156,7 @@ def test_without_a_browser_the_address_is_printed(registry, home, file):
             address = provider_support.address_in(process.stderr.readline())
         assert "You can close this window" in walk(address, "carol")
         out, err = process.communicate(timeout=60)
+        look_at_output(["login"], out, err)
     assert process.returncode == 0, err
     assert "person:carol@acme.example" in out
 
@@ -165,7 +166,8 @@ def test_the_device_flow_needs_no_browser_on_this_host(registry, home, file):
         words = process.stderr.readline().split()
         address, user_code = words[3], words[-1]
         assert "Success" in walk(address, "dave", user_code=user_code)
-        _out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=60)
+        look_at_output(["login"], out, err)
     assert process.returncode == 0, err
     assert stored(file, registry)["subject"] == "dave"
 
@@ -174,7 +176,8 @@ def test_a_device_login_that_is_denied_ends_with_30(registry, home, file):
     with real_login(registry, home, "--device") as process:
         words = process.stderr.readline().split()
         walk(words[3], "dave", user_code=words[-1], deny=True)
-        _out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=60)
+        look_at_output(["login"], out, err)
     assert process.returncode == 30
     assert "access_denied" in err
     assert not file.exists()

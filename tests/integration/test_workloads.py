@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from support.issuer import AUDIENCE, loopback_issuer
-from support.registry import RegistryProcess
+from support.registry import RegistryProcess, look_at_output
 
 CANARY = "canary0in0every0token"
 
@@ -91,6 +91,7 @@ class Job:
             env={**self.environment, **more}, capture_output=True, text=True, timeout=120,
         )  # fmt: skip
         self.seen.append(done.stdout + done.stderr)
+        look_at_output(arguments, done.stdout, done.stderr)
         return done
 
     @property

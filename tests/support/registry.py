@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -154,10 +154,15 @@ def cli(*arguments: str | Path, env: dict[str, str], **more: Any) -> subprocess.
     """Run the real `modelreg` as a user would."""
     command = [sys.executable, "-m", "modelreg.cli", *map(str, arguments)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=300, **more)
-    canary.look("output", done.stderr)
-    if arguments[:2] not in _SHOWS_A_SECRET:
-        canary.look("output", done.stdout)
+    look_at_output(arguments, done.stdout, done.stderr)
     return done
+
+
+def look_at_output(arguments: Sequence[object], out: str, err: str) -> None:
+    """Search what `modelreg ARGUMENTS` printed for secrets, except where showing one is what it is for."""
+    canary.look("output", err)
+    if tuple(arguments[:2]) not in _SHOWS_A_SECRET:
+        canary.look("output", out)
 
 
 def s3_settings(server: Any) -> dict[str, Any]:
