@@ -20,7 +20,7 @@ from sqlmodel import Session, col, select
 
 from modelreg import manifests, verification
 from modelreg.digests import sha256_of
-from modelreg.errors import Conflict, DigestMismatch, ManifestInvalid, NotFound
+from modelreg.errors import BlobMissing, Conflict, DigestMismatch, ManifestInvalid, NotFound
 from modelreg.manifests import FileEntry, Manifest
 from modelreg.trust import TrustPolicy
 from modelreg_server import countersigning, custody, storage
@@ -168,9 +168,13 @@ def open_uploads(session: Session, caller: Caller, attempt_id: str, blobs: Seque
     open_attempt(session, caller, attempt_id)
     rows = {row.blake3: row for row in _upload_rows(session, attempt_id, blobs)}
     if unknown := [blake3 for blake3 in blobs if blake3 not in rows]:
-        raise NotFound(f"no upload of {unknown[0]} is open in this publication; ask for it first")
+        raise _not_open(unknown[0])
     session.expunge_all()
     return rows
+
+
+def _not_open(blake3: str) -> NotFound:
+    return NotFound(f"no upload of {blake3} is open in this publication; ask for it first")
 
 
 def open_upload(session: Session, caller: Caller, attempt_id: str, blake3: str) -> BlobUpload:
@@ -196,6 +200,7 @@ def measure(
 
     Raises:
         DigestMismatch: the bytes are not what was declared; the upload is gone, a new one can be opened.
+        NotFound: it went like that in another request, a moment ago.
         Conflict: parts are missing.
     """
     with database.reading() as session:
@@ -210,6 +215,12 @@ def measure(
                 if (stale := session.get(BlobUpload, row.id, with_for_update=True)) is not None:
                     session.delete(stale)
             store.discard(upload_of(row))
+            raise
+        except BlobMissing:
+            # Another request may have found wrong bytes here, and discarded them while this one was about to look.
+            with database.reading() as session:
+                if session.get(BlobUpload, row.id) is None:
+                    raise _not_open(blake3) from None
             raise
         if progress is not None:
             return False, progress

@@ -182,18 +182,20 @@ def test_measuring_at_once_says_the_same_to_all(registry, publishing, api):
 
 
 def test_wrong_bytes_measured_at_once_are_refused_to_all_and_gone(registry, publishing, api):
-    manifest = publishing.manifest({"a": b"right, at once"})
-    blob = manifest.files[0].blake3
-    state = api.begin_publication("demo/m", publishing.request(manifest))
-    publishing.upload(api, state.id, blob, b"wrong, at once", measure=False)
+    for round_ in range(4 * ROUNDS):
+        right = b"right, at once %d" % round_
+        manifest = publishing.manifest({"a": right})
+        blob = manifest.files[0].blake3
+        state = api.begin_publication("demo/m", publishing.request(manifest))
+        publishing.upload(api, state.id, blob, b"wrong" + right[5:], measure=False)
 
-    answers = at_once([lambda: api.measure(state.id, blob)] * AT_ONCE)
+        answers = at_once([lambda s=state, b=blob: api.measure(s.id, b)] * AT_ONCE)
 
-    assert {type(answer) for answer in answers} <= {DigestMismatch, NotFound}
-    assert DigestMismatch in {type(answer) for answer in answers}
-    publishing.upload(api, state.id, blob, b"right, at once")
-    assert api.finish_publication(state.id).created is True
-    assert bytes_of(registry, blob) == b"right, at once"
+        assert {type(answer) for answer in answers} <= {DigestMismatch, NotFound}
+        assert DigestMismatch in {type(answer) for answer in answers}
+        publishing.upload(api, state.id, blob, right)
+        assert api.finish_publication(state.id).created is True
+        assert bytes_of(registry, blob) == right
 
 
 def test_measuring_and_finishing_at_once_never_publishes_what_is_not_measured(registry, publishing, api):
