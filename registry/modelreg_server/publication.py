@@ -216,7 +216,7 @@ def measure(
                     session.delete(stale)
             store.discard(upload_of(row))
             raise
-        except BlobMissing:
+        except (BlobMissing, Conflict):
             # Another request may have found wrong bytes here, and discarded them while this one was about to look.
             with database.reading() as session:
                 if session.get(BlobUpload, row.id) is None:
