@@ -53,7 +53,7 @@ class Parts:
 
         Raises:
             Misconfigured: there is none, or it cannot be read.
-        Untrusted: the published one does not follow from the pinned root, or has expired.
+            Untrusted: the published one does not follow from the pinned root, or has expired.
         """
         if self.settings.trust_from_repository:
             with self.database.reading() as session:

@@ -12,7 +12,7 @@ import string
 import uuid
 import zlib
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 from sqlmodel import Session, col, or_, select
 
@@ -58,18 +58,7 @@ def issue(
     """
     if principal.startswith("host:"):
         raise Invalid("a host has a key, not a token; `modelreg host invite` begins its enrolment", field="principal")
-    text = new_text("api")
-    row = Token(
-        id=str(uuid.uuid4()),
-        hash=_hash(text),
-        last_four=text[-4:],
-        principal=principal,
-        scopes=[str(scope) for scope in scopes],
-        created_at=now,
-        created_by=actor.principal,
-        expires_at=now + lifetime,
-    )
-    session.add(row)
+    text, row = _add(session, "api", principal, scopes, actor.principal, now, now + lifetime)
     detail = {"token": row.id, "for": principal, "scopes": row.scopes, "expires_at": row.expires_at.isoformat()}
     custody.append(session, actor, Event(EventType.TOKEN_ISSUED, detail=detail), now)
     return text, row
@@ -85,7 +74,21 @@ def make_session(
     now: datetime,
 ) -> tuple[str, Token]:
     """Make a session token inside the caller's transaction, which appends the event; returns its text and row."""
-    text = new_text("session")
+    text, row = _add(session, "session", principal, scopes, principal, now, now + lifetime)
+    row.identity = identity
+    return text, row
+
+
+def _add(
+    session: Session,
+    kind: Literal["api", "session"],
+    principal: str,
+    scopes: list[Scope],
+    created_by: str,
+    now: datetime,
+    expires_at: datetime,
+) -> tuple[str, Token]:
+    text = new_text(kind)
     row = Token(
         id=str(uuid.uuid4()),
         hash=_hash(text),
@@ -93,10 +96,9 @@ def make_session(
         principal=principal,
         scopes=[str(scope) for scope in scopes],
         created_at=now,
-        created_by=principal,
-        expires_at=now + lifetime,
-        kind="session",
-        identity=identity,
+        created_by=created_by,
+        expires_at=expires_at,
+        kind=kind,
     )
     session.add(row)
     return text, row
