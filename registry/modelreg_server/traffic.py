@@ -87,7 +87,7 @@ class Traffic:
         except ModelregError as error:
             if status == 0:
                 await respond(request_id, error)(scope, receive, counted_send)
-        except Exception:  # whatever it is, the caller hears a problem with an id and no trace, and the log has the trace
+        except Exception:  # the last resort: the caller hears an id, the log has the trace
             _log.exception("request %s failed", request_id)
             if status != 0:
                 raise
