@@ -11,7 +11,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, LargeBinary, String
+from sqlalchemy import JSON, BigInteger, LargeBinary, String, text
 from sqlalchemy.exc import NoResultFound
 from sqlmodel import Field, Session, SQLModel, col, select
 
@@ -33,6 +33,12 @@ class EventType(StrEnum):
     ARTIFACT_REFUSED = "artifact.refused"
     ARTIFACT_RECEIVED = "artifact.received"
     ARTIFACT_LOADED = "artifact.loaded"
+    ARTIFACT_UNLOADED = "artifact.unloaded"
+    ARTIFACT_ALTERED = "artifact.altered"  # a host found other bytes on its disk than it was given
+    ARTIFACT_QUARANTINED = "artifact.quarantined"
+    ARTIFACT_RELEASED = "artifact.released"  # a quarantine that was lifted
+    ARTIFACT_REVOKED = "artifact.revoked"
+    RECALL_CONFIRMED = "recall.confirmed"  # a host says what it did with a recalled artifact
     TAG_MOVED = "tag.moved"
     TAG_RESOLVED = "tag.resolved"
     TRUST_PUBLISHED = "trust.published"
@@ -46,6 +52,8 @@ class EventType(StrEnum):
     HOST_INVITED = "host.invited"
     HOST_ENROLLED = "host.enrolled"
     HOST_REVOKED = "host.revoked"
+    IDENTITY_ERASED = "identity.erased"
+    LOG_RECOVERED = "log.recovered"
 
 
 @dataclass(frozen=True)
@@ -102,6 +110,8 @@ class CustodyEvent(SQLModel, table=True):
     verified_host: str | None = Field(default=None, index=True, max_length=100)
     verified_host_class: str | None = Field(default=None, max_length=20)
     verified_host_zone: str | None = Field(default=None, max_length=63)
+    actor: str | None = Field(default=None, index=True, max_length=64)
+    about: str | None = Field(default=None, index=True, max_length=64)
 
 
 class CustodyHead(SQLModel, table=True):
@@ -111,6 +121,36 @@ class CustodyHead(SQLModel, table=True):
 
     id: int = Field(primary_key=True)
     size: int = Field(sa_type=BigInteger)
+    frontier: bytes = Field(default=b"", sa_type=LargeBinary, sa_column_kwargs={"server_default": text("''")})
+    checkpoint: bytes | None = Field(default=None, sa_type=LargeBinary)
+    epoch: int = Field(default=0, sa_type=BigInteger, sa_column_kwargs={"server_default": text("0")})
+    appended_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+
+
+class CustodyNode(SQLModel, table=True):
+    """A finished node of the Merkle tree: the hash over the `2**level` leaves from `index * 2**level` on."""
+
+    __tablename__ = "custody_node"
+    __table_args__ = {"sqlite_with_rowid": False}  # SQLAlchemy's own form
+
+    level: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    index: int = Field(primary_key=True, sa_type=BigInteger, sa_column_kwargs={"autoincrement": False})
+    hash: bytes = Field(sa_type=LargeBinary)
+
+
+class CustodyIdentity(SQLModel, table=True):
+    """Who stands behind a commitment in the log; erasing the row leaves the tree whole and the name unknown.
+
+    `commitment` is SHA-256 over `salt` (32 bytes) and the canonical JSON of `body`; `plain_sha256` finds the row again.
+    """
+
+    __tablename__ = "custody_identity"
+
+    commitment: str = Field(primary_key=True, max_length=64)
+    plain_sha256: str = Field(unique=True, max_length=64)
+    salt: bytes = Field(sa_type=LargeBinary)
+    principal: str = Field(index=True, max_length=200)
+    body: dict[str, Any] = Field(sa_type=JSON)
 
 
 def hold(session: Session) -> CustodyHead:

@@ -318,3 +318,76 @@ class TrustFile(SQLModel, table=True):
     sha256: str = Field(max_length=64)
     published_at: datetime = Field(sa_type=UtcDateTime)
     event_index: int = Field(sa_type=BigInteger)
+
+
+class RuntimeLoad(SQLModel, table=True):
+    """An artifact in a runtime's memory, as the host that started it reported. `id` is the host's own.
+
+    Running until `ended_at` is set; whoever has not been seen for three `heartbeat_seconds` is stale, not ended.
+    """
+
+    __tablename__ = "runtime_load"
+    __table_args__ = (artifact_check("artifact_digest"),)
+
+    id: str = Field(primary_key=True, max_length=36)
+    artifact_digest: str = Field(index=True, max_length=71)
+    repository: str = Field(max_length=128)
+    grant_id: str | None = Field(default=None, max_length=36)
+    host: str = Field(index=True, max_length=200)
+    verified_host: str | None = Field(default=None, index=True, max_length=100)
+    boot_id: str = Field(max_length=64)
+    pid: int = Field(sa_type=BigInteger)
+    command: str = Field(max_length=200)
+    runtime: str | None = Field(default=None, max_length=100)
+    runtime_version: str | None = Field(default=None, max_length=100)
+    loaded_at: datetime = Field(sa_type=UtcDateTime)
+    event_index: int = Field(sa_type=BigInteger)
+    heartbeat_seconds: int | None = None
+    last_seen_at: datetime = Field(sa_type=UtcDateTime)
+    ended_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    ended_event_index: int | None = Field(default=None, sa_type=BigInteger)
+    end_reason: str | None = Field(default=None, max_length=200)
+
+
+class Derivation(SQLModel, table=True):
+    """`child` was made from `parent`; either may be unknown here. `grade` says how that is known."""
+
+    __tablename__ = "derivation"
+    __table_args__ = (artifact_check("child"), artifact_check("parent"))
+
+    child: str = Field(primary_key=True, max_length=71)
+    parent: str = Field(primary_key=True, index=True, max_length=71)
+    relation: str = Field(primary_key=True, max_length=20)
+    grade: str = Field(max_length=10)  # attested, claimed, inferred
+    recorded_at: datetime = Field(sa_type=UtcDateTime)
+    event_index: int = Field(sa_type=BigInteger)
+
+
+class Recall(SQLModel, table=True):
+    """An artifact taken back, in every repository: `quarantine` until it is lifted, or `revocation` for good."""
+
+    __table_args__ = (artifact_check("artifact_digest"),)
+
+    id: str = Field(primary_key=True, max_length=36)
+    artifact_digest: str = Field(index=True, max_length=71)
+    kind: str = Field(max_length=12)
+    reason: str = Field(max_length=200)
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    created_by: str = Field(max_length=200)
+    event_index: int = Field(sa_type=BigInteger)
+    lifted_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    lifted_by: str | None = Field(default=None, max_length=200)
+    lifted_event_index: int | None = Field(default=None, sa_type=BigInteger)
+
+
+class RecallConfirmation(SQLModel, table=True):
+    """What a host said last of a recalled artifact. `state` is `removed`, `absent`, `holding` or `running`."""
+
+    __tablename__ = "recall_confirmation"
+
+    recall_id: str = Field(primary_key=True, foreign_key="recall.id", max_length=36)
+    host: str = Field(primary_key=True, max_length=200)
+    verified: bool
+    state: str = Field(max_length=10)
+    confirmed_at: datetime = Field(sa_type=UtcDateTime)
+    event_index: int = Field(sa_type=BigInteger)
