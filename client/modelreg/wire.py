@@ -452,17 +452,28 @@ class ArtifactDetail(Wire):
     signatures: list[SignatureInfo]
 
 
+KnownSize = Annotated[int, Field(ge=0, le=MAX_INTEGER)] | None
+
+
 class GrantRequest(Wire):
-    """Ask to fetch an artifact. `host` is what the client calls its machine (claimed); `tag` is what was resolved."""
+    """Ask to fetch an artifact. `host` is what the client calls its machine (claimed); `tag` is what was resolved.
+
+    `known_size` is the size of the newest checkpoint that this client has verified, if it has any.
+    """
 
     artifact: ArtifactDigest
     purpose: Literal["pull", "launch", "verify"]
     host: Word
     tag: TagName | None = None
+    known_size: KnownSize = None
 
 
 class Grant(Wire):
-    """Permission to fetch one artifact, recorded before this answer was sent. `event` is its index in the log."""
+    """Permission to fetch one artifact, recorded before this answer was sent. `event` is its index in the log.
+
+    `receipt` is the text that proves it (`modelreg.receipts`); `consistency` leads from the client's `known_size` to the
+    receipt's checkpoint (base64 hashes; empty where there was nothing to lead from, or the log is not that long).
+    """
 
     id: str
     repository: RepositoryName
@@ -471,12 +482,15 @@ class Grant(Wire):
     bundles: list[str]
     event: int
     expires_at: datetime
+    receipt: str
+    consistency: list[str]
 
 
 class ReceivedReport(Wire):
     """The client has verified every byte."""
 
     transferred_bytes: Annotated[int, Field(ge=0, le=MAX_INTEGER)]
+    known_size: KnownSize = None
 
 
 class LoadedReport(Wire):
@@ -486,12 +500,15 @@ class LoadedReport(Wire):
     pid: Annotated[int, Field(ge=1, le=MAX_INTEGER)]
     boot_id: Line
     client_version: Line
+    known_size: KnownSize = None
 
 
 class Recorded(Wire):
-    """The index of the event that was appended."""
+    """The index of the event that was appended, and its proof as in `Grant`."""
 
     event: int
+    receipt: str | None = None
+    consistency: list[str] = []
 
 
 class EventInfo(Wire):
