@@ -13,6 +13,7 @@ from modelreg.errors import Invalid
 from modelreg_server import retrieval
 from modelreg_server.callers import Caller
 from modelreg_server.custody import EventType
+from modelreg_server.custody_proofs import Proof
 from modelreg_server.dependencies import PartsDep, ReadSession, RepositoryDep, Requires
 from modelreg_server.guarding import GuardedRoute
 from modelreg_server.routes import REPOSITORY, BlobPath, IdPath
@@ -29,7 +30,7 @@ def grant(repository: RepositoryDep, request: wire.GrantRequest, caller: Puller,
     """Decides and records; the event is durable before this answers."""
     policy = parts.trust_policy() if parts.has_trust_policy else None
     granted = retrieval.grant(
-        parts.database,
+        parts.recorder,
         caller,
         repository,
         artifact=request.artifact,
@@ -38,15 +39,18 @@ def grant(repository: RepositoryDep, request: wire.GrantRequest, caller: Puller,
         tag=request.tag,
         policy=policy,
         lifetime=timedelta(seconds=parts.settings.grant_seconds),
+        known_size=request.known_size,
     )
     return wire.Grant(
-        id=granted.row.id,
+        id=granted.permitted.id,
         repository=repository,
         artifact=request.artifact,
-        manifest=granted.manifest.decode(),
-        bundles=[bundle.decode() for bundle in granted.bundles],
-        event=granted.row.event_index,
-        expires_at=granted.row.expires_at,
+        manifest=granted.permitted.manifest.decode(),
+        bundles=[bundle.decode() for bundle in granted.permitted.bundles],
+        event=granted.proof.index,
+        expires_at=granted.permitted.expires_at,
+        receipt=granted.proof.receipt,
+        consistency=granted.proof.consistency,
     )
 
 
@@ -100,15 +104,22 @@ def read(
 def received(grant_id: IdPath, request: wire.ReceivedReport, caller: Puller, parts: PartsDep) -> wire.Recorded:
     """Appends `artifact.received`."""
     detail = {"transferred_bytes": request.transferred_bytes}
-    index = retrieval.report(parts.database, caller, grant_id, EventType.ARTIFACT_RECEIVED, detail)
-    return wire.Recorded(event=index)
+    return _recorded(
+        retrieval.report(parts.recorder, caller, grant_id, EventType.ARTIFACT_RECEIVED, detail, request.known_size)
+    )
 
 
 @router.post(_GRANT + "/loads", status_code=201, summary="Report that the files are handed to a runtime")
 def loaded(grant_id: IdPath, request: wire.LoadedReport, caller: Puller, parts: PartsDep) -> wire.Recorded:
     """Appends `artifact.loaded`."""
-    index = retrieval.report(parts.database, caller, grant_id, EventType.ARTIFACT_LOADED, request.model_dump())
-    return wire.Recorded(event=index)
+    detail = request.model_dump(exclude={"known_size"})
+    return _recorded(
+        retrieval.report(parts.recorder, caller, grant_id, EventType.ARTIFACT_LOADED, detail, request.known_size)
+    )
+
+
+def _recorded(proof: Proof) -> wire.Recorded:
+    return wire.Recorded(event=proof.index, receipt=proof.receipt, consistency=proof.consistency)
 
 
 class _RangeNotSatisfiable(Invalid):
