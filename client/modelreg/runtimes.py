@@ -81,6 +81,6 @@ def _distribution_of_script(interpreter: Path, script: str) -> Runtime | None:
 
 def _runtime(found: metadata.Distribution) -> Runtime | None:
     name, version = found.metadata["Name"], found.version
-    if not all(isinstance(text, str) and _PRINTABLE.fullmatch(text) for text in (name, version)):
+    if not (_PRINTABLE.fullmatch(name) and _PRINTABLE.fullmatch(version)):
         return None
     return Runtime(name, version)

@@ -71,6 +71,18 @@ def prove(sealed: Sealed, index: int, note: bytes, known_size: int | None, commi
             to lead there, and the client refuses.
     """
     path = merkle.inclusion(index, sealed.size, lambda nodes: [sealed.nodes[node] for node in nodes])
+    return _proof(sealed, index, path, note, known_size, committed)
+
+
+def prove_again(head: Sealed, index: int, note: bytes, known_size: int | None, committed: CommittedNodes) -> Proof:
+    """The proof of an entry that was committed before, with the head that holds it."""
+    path = merkle.inclusion(index, head.size, committed.read)
+    return _proof(head, index, path, note, known_size, committed)
+
+
+def _proof(
+    sealed: Sealed, index: int, path: Sequence[bytes], note: bytes, known_size: int | None, committed: CommittedNodes
+) -> Proof:
     known = known_size if known_size is not None and known_size < sealed.size else 0
     consistency = merkle.consistency(known, sealed.size, committed.read)
     text = receipts.render(sealed.entries[index - sealed.started_at], index, path, note).decode()

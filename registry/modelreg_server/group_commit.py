@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from sqlalchemy.exc import InterfaceError, OperationalError
-from sqlmodel import Session
+from sqlmodel import Session, select
 
 from modelreg import merkle
-from modelreg.errors import ModelregError, RecordUnavailable
+from modelreg.errors import LogNotIntact, ModelregError, RecordUnavailable
 from modelreg_server import custody, custody_tree
-from modelreg_server.custody_proofs import CommittedNodes, Proof, prove
-from modelreg_server.custody_tree import Sealed
+from modelreg_server.custody import CustodyEvent
+from modelreg_server.custody_proofs import CommittedNodes, Proof, prove, prove_again
+from modelreg_server.custody_tree import CustodyHead, Sealed
 from modelreg_server.database import Database
 
 _log = logging.getLogger(__name__)
@@ -101,6 +102,15 @@ class Recorder:
             raise unit.error
         return Recorded(unit.value, unit.index, unit.sealed, unit.note, self._committed)
 
+    def prove_again(self, index: int, known_size: int | None) -> Proof:
+        """The proof of an event that was committed before, in the log as it is now.
+
+        Raises:
+            LogNotIntact: the database lacks what it needs.
+        """
+        head = _head_with(self._database, index)
+        return prove_again(head, index, self._witnessed(head), known_size, self._committed)
+
     def _lead(self) -> None:
         """Commit what is queued, from this thread's own unit on; then somebody else leads."""
         with self._lock:
@@ -161,6 +171,20 @@ class Recorder:
         except Exception:  # noqa: BLE001  # the event is durable; whoever demands witnesses refuses the receipt
             _log.exception("the witnesses were not asked")
             return sealed.note
+
+
+def _head_with(database: Database, index: int) -> Sealed:
+    """The log's head as it is now, with the one entry that is to be proven in it; without nodes.
+
+    Raises:
+        LogNotIntact: there is no such entry, or no head.
+    """
+    with database.reading() as session:
+        head = session.exec(select(CustodyHead.size, CustodyHead.checkpoint)).one_or_none()
+        entry = session.exec(select(CustodyEvent.entry).where(CustodyEvent.index == index)).one_or_none()
+    if head is None or head[1] is None or entry is None:
+        raise LogNotIntact(f"the custody log has no checkpoint, or no entry {index}")
+    return Sealed(index, head[0], head[1], [entry], {})
 
 
 class _Spoiled(Exception):

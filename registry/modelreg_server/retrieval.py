@@ -145,16 +145,17 @@ def open_grant(session: Session, caller: Caller, grant_id: str) -> GrantRow:
     """
     row = session.get(GrantRow, grant_id)
     if row is None or row.principal != caller.principal.name or caller.now >= row.expires_at:
-        raise _no_grant(grant_id)
+        raise no_grant(grant_id)
     require(caller, Verb.PULL, row.repository, sensitive=is_sensitive(session, row.repository))
     # Bytes that went to another machine than the event names would be in no event.
     host = caller.principal.host
     if session.get_one(CustodyEvent, row.event_index).verified_host != (host.name if host else None):
-        raise _no_grant(grant_id)
+        raise no_grant(grant_id)
     return row
 
 
-def _no_grant(grant_id: str) -> NotFound:
+def no_grant(grant_id: str) -> NotFound:
+    """The one answer to grants that cannot be used, whyever."""
     return NotFound(f"there is no grant {grant_id[:40]} of yours, given to this host, that is still valid; pull again")
 
 

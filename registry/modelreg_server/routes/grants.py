@@ -13,7 +13,6 @@ from modelreg.errors import Invalid
 from modelreg_server import retrieval
 from modelreg_server.callers import Caller
 from modelreg_server.custody import EventType
-from modelreg_server.custody_proofs import Proof
 from modelreg_server.dependencies import PartsDep, ReadSession, RepositoryDep, Requires
 from modelreg_server.guarding import GuardedRoute
 from modelreg_server.routes import REPOSITORY, BlobPath, IdPath
@@ -104,21 +103,7 @@ def read(
 def received(grant_id: IdPath, request: wire.ReceivedReport, caller: Puller, parts: PartsDep) -> wire.Recorded:
     """Appends `artifact.received`."""
     detail = {"transferred_bytes": request.transferred_bytes}
-    return _recorded(
-        retrieval.report(parts.recorder, caller, grant_id, EventType.ARTIFACT_RECEIVED, detail, request.known_size)
-    )
-
-
-@router.post(_GRANT + "/loads", status_code=201, summary="Report that the files are handed to a runtime")
-def loaded(grant_id: IdPath, request: wire.LoadedReport, caller: Puller, parts: PartsDep) -> wire.Recorded:
-    """Appends `artifact.loaded`."""
-    detail = request.model_dump(exclude={"known_size"})
-    return _recorded(
-        retrieval.report(parts.recorder, caller, grant_id, EventType.ARTIFACT_LOADED, detail, request.known_size)
-    )
-
-
-def _recorded(proof: Proof) -> wire.Recorded:
+    proof = retrieval.report(parts.recorder, caller, grant_id, EventType.ARTIFACT_RECEIVED, detail, request.known_size)
     return wire.Recorded(event=proof.index, receipt=proof.receipt, consistency=proof.consistency)
 
 
