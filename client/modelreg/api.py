@@ -43,6 +43,11 @@ class Api:
         self._pool = pool
         self._host_key = host_key
 
+    @property
+    def host_key(self) -> "Ed25519PrivateKey | None":
+        """What signs this machine's requests, if it is a host of this registry."""
+        return self._host_key
+
     def whoami(self) -> wire.Whoami:
         """The principal behind the token."""
         return self._get("/v1/whoami", wire.Whoami)
@@ -190,6 +195,14 @@ class Api:
     def report_loaded(self, grant: str, report: wire.LoadedReport) -> wire.Recorded:
         """Say that the files are handed to a runtime."""
         return self._call("POST", f"/v1/grants/{grant}/loads", wire.Recorded, report)
+
+    def report_heartbeat(self, load: str) -> wire.LoadState:
+        """Say that the runtime still runs."""
+        return self._call("POST", f"/v1/loads/{load}/heartbeat", wire.LoadState)
+
+    def report_unloaded(self, load: str, report: wire.UnloadedReport) -> wire.Recorded:
+        """Say that the runtime has ended."""
+        return self._call("POST", f"/v1/loads/{load}/end", wire.Recorded, report)
 
     def time_stamp(self, raw_query: bytes) -> bytes:
         """Have the registry's time-stamping authority answer an RFC 3161 query (DER in, DER out, untrusted)."""

@@ -4,6 +4,7 @@
     incoming/<artifact>.tree/           a snapshot being put together
     blobs/blake3/ab/<hex>               an admitted blob, mode 0444
     artifacts/<hex>/manifest.json       the manifest, the believed bundle and the repository it was believed for
+    artifacts/<hex>/receipt.tlog-proof  the newest grant of it in the custody log, with the checkpoint that proves it
     snapshots/<hex>/<path>              hard links to blobs: the folder a loader is given; complete or absent
     rejected/<hex>.<time>               what was admitted once and has other bytes now, kept as evidence
 
@@ -23,13 +24,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelreg.digests import Digest
+from modelreg.digests import Digest, is_hex_64
 from modelreg.durable import make_folder, replace_file, sync_folder
 from modelreg.errors import DigestMismatch, Misconfigured, ModelregError
 from modelreg.hashing import Progress, check_files
 from modelreg.manifests import FileEntry
+from modelreg.receipts import MAX_RECEIPT_BYTES
 from modelreg.verification import VerifiedManifest
 
+RECEIPT_FILE = "receipt.tlog-proof"
 _MODEL_FILE_MODE = 0o444
 
 
@@ -40,6 +43,7 @@ class Kept:
     raw_manifest: bytes
     raw_bundle: bytes
     repository: str
+    raw_receipt: bytes | None = None
 
 
 class Cache:
@@ -139,8 +143,27 @@ class Cache:
         folder = self.root / "artifacts" / artifact.hex
         try:
             repository = json.loads((folder / "repository.json").read_text("utf-8"))["repository"]
-            return Kept((folder / "manifest.json").read_bytes(), (folder / "bundle.json").read_bytes(), str(repository))
+            raw_manifest, raw_bundle = (folder / "manifest.json").read_bytes(), (folder / "bundle.json").read_bytes()
+            return Kept(raw_manifest, raw_bundle, str(repository), self._receipt(folder))
         except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None
+
+    def keep_receipt(self, artifact: Digest, raw_receipt: bytes) -> Path:
+        """Put the receipt of the newest grant beside an artifact, in place of an older one."""
+        path = self.root / "artifacts" / artifact.hex / RECEIPT_FILE
+        replace_file(path, raw_receipt)
+        return path
+
+    def artifacts(self) -> list[Digest]:
+        """Every artifact that something is remembered of; whether it is complete is for `check` to say."""
+        names = sorted(path.name for path in (self.root / "artifacts").iterdir())
+        return [Digest("sha256", name) for name in names if is_hex_64(name)]
+
+    def _receipt(self, folder: Path) -> bytes | None:
+        try:
+            with (folder / RECEIPT_FILE).open("rb") as file:
+                return file.read(MAX_RECEIPT_BYTES + 1)
+        except FileNotFoundError:
             return None
 
     def _reject(self, artifact: Digest, blobs: set[str]) -> None:

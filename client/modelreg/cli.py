@@ -69,6 +69,7 @@ def parser() -> argparse.ArgumentParser:
     common = _common()
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     _weights(commands, common)
+    _receipts(commands, common)
     _looking(commands, common, top)
     _trust(commands, common)
     _account(commands, common)
@@ -121,6 +122,7 @@ def _weights(commands: "Commands", common: argparse.ArgumentParser) -> None:
     pull = commands.add_parser("pull", parents=[common], help="fetch an artifact and verify every byte")
     pull.add_argument("reference", metavar="REF", help="namespace/name[:tag][@sha256:…]")
     pull.add_argument("--output", "-o", type=Path, metavar="DIR", help="copy it here; else it stays in the local store")
+    pull.add_argument("--receipt", type=Path, metavar="FILE", help="write the receipt of the grant here as well")
     pull.set_defaults(run="weights:run_pull")
 
     verify = commands.add_parser(
@@ -134,8 +136,48 @@ def _weights(commands: "Commands", common: argparse.ArgumentParser) -> None:
 
     launch = commands.add_parser("launch", parents=[common], help="verify again, record the load, start a runtime")
     launch.add_argument("reference", metavar="REF", help="namespace/name[:tag][@sha256:…]")
+    launch.add_argument(
+        "--offline", action="store_true", help="do not ask the registry; as far as the trust policy allows"
+    )
+    beats = launch.add_mutually_exclusive_group()
+    beats.add_argument(
+        "--heartbeat",
+        type=_seconds,
+        default=120,
+        metavar="SECONDS",
+        help="say that it runs so often (120), and when it ends",
+    )
+    beats.add_argument(
+        "--no-heartbeat",
+        dest="heartbeat",
+        action="store_const",
+        const=None,
+        help="leave no process behind that says so",
+    )
     launch.add_argument("command", nargs=argparse.REMAINDER, metavar="-- CMD …", help="{model} becomes the folder")
     launch.set_defaults(run="weights:run_launch")
+
+
+def _seconds(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 86400:
+        raise argparse.ArgumentTypeError("write seconds, from 1 to 86400")
+    return int(text)
+
+
+def _receipts(commands: "Commands", common: argparse.ArgumentParser) -> None:
+    receipt = commands.add_parser("receipt", help="proofs from the custody log, verified offline").add_subparsers(
+        required=True, metavar="verify|show"
+    )
+    verify = receipt.add_parser("verify", parents=[common], help="verify a receipt with the log's public key")
+    verify.add_argument("file", type=Path, metavar="FILE")
+    verify.add_argument("--log", metavar="VKEY|policy", help="the log's verifier key; else the trust policy's [log]")
+    verify.set_defaults(run="receipts:run_verify")
+    show = receipt.add_parser("show", parents=[common], help="the receipt kept with an artifact of the local store")
+    show.add_argument("reference", metavar="REF")
+    show.add_argument("--raw", action="store_true", help="print the receipt itself")
+    show.set_defaults(run="receipts:run_show")
+    report = commands.add_parser("report", parents=[common], help="tell the registry what it could not be told before")
+    report.set_defaults(run="receipts:run_report")
 
 
 def _looking(

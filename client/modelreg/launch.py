@@ -1,21 +1,32 @@
-"""launch: pull, measure every byte on disk again, record the load, hand over."""
+"""launch: pull, measure every byte on disk again, record the load, hand over.
+
+Where the registry does not answer, what this machine was granted before may stand in for it (`offline`); the load is then
+on disk, signed and waiting to be told, before the runtime starts.
+"""
 
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-from modelreg import __version__, wire
+from modelreg import __version__, offline, reports, runtimes
 from modelreg.api import Api
 from modelreg.cache import Cache
-from modelreg.errors import Invalid
+from modelreg.errors import Invalid, Unreachable
+from modelreg.outbox import Queued
 from modelreg.pull import Meter, Pulled, pull
+from modelreg.receipts import VerifiedEntry
 from modelreg.references import Reference
+from modelreg.reports import Machine
 from modelreg.trust import TrustPolicy
+from modelreg.verification import VerifiedManifest
 
 PLACEHOLDER = "{model}"
+HEARTBEAT_SECONDS = 120
 # The runtime gets its model from the verified folder and must not fetch anything else, nor tell anybody.
 OFFLINE_ENVIRONMENT: Mapping[str, str] = {
     "HF_HUB_OFFLINE": "1",
@@ -40,29 +51,59 @@ SECRETS = frozenset(
 
 
 @dataclass(frozen=True)
+class Permit:
+    """A verified artifact that may be loaded, and the grant that says so.
+
+    `entry` is the grant in the custody log; None where the policy pins no log. `api` is None where the registry did not
+    answer; `why` says so for people.
+    """
+
+    verified: VerifiedManifest
+    grant: str
+    host: str
+    purpose: str
+    entry: VerifiedEntry | None
+    api: Api | None
+    why: str | None = None
+
+
+@dataclass(frozen=True)
 class Prepared:
-    """A load that is recorded and may happen now."""
+    """A load that is recorded, as `event`, or waits to be told (None), and may happen now."""
 
     arguments: list[str]
     environment: dict[str, str]
-    pulled: Pulled
-    event: int
+    permit: Permit
+    told: Queued
+    event: int | None
+
+    @property
+    def load(self) -> str:
+        """The load's id."""
+        return str(self.told.report["load"])
 
 
 def prepare(
-    api: Api,
+    connect: Callable[[], Api],
     cache: Cache,
     policy: TrustPolicy,
     reference: Reference,
     command: Sequence[str],
     *,
-    host: str,
+    machine: Machine,
     now: datetime,
     connections_at_once: int,
     meter: Meter,
     environment: Mapping[str, str],
+    heartbeat_seconds: int | None,
+    ask: bool = True,
 ) -> Prepared:
     """Do everything up to the `exec`: the caller must start `arguments` with `environment` and nothing in between.
+
+    Args:
+        connect: how to reach the registry; may find that it does not answer.
+        heartbeat_seconds: how often the registry will hear that it runs; None for never.
+        ask: False does not try the registry.
 
     Raises:
         Invalid: the command has no `{model}`.
@@ -71,46 +112,96 @@ def prepare(
     """
     if not any(PLACEHOLDER in word for word in command):
         raise Invalid(f"the command has no {PLACEHOLDER}: say where the model's folder goes", field="command")
-    pulled = pull(
-        api,
-        cache,
-        policy,
-        reference,
-        purpose="launch",
-        host=host,
-        now=now,
-        connections_at_once=connections_at_once,
-        meter=meter,
-        check_reused=False,
-    )
+    try:
+        if not ask:
+            raise Unreachable("the registry was not asked (--offline)")
+        api = connect()
+        pulled = pull(
+            api,
+            cache,
+            policy,
+            reference,
+            purpose="launch",
+            host=machine.host,
+            now=now,
+            connections_at_once=connections_at_once,
+            meter=meter,
+            check_reused=False,
+            state_dir=machine.state_dir,
+            outbox=machine.outbox,
+        )
+        permit = permit_of(pulled, api, machine.host)
+    except Unreachable as error:
+        permit = _kept_permit(cache, policy, reference, machine, now, error)
     # The bytes on disk, now: when they were fetched says nothing about what they are.
-    folder = cache.check(pulled.verified, meter("verifying", pulled.verified.manifest.total_bytes))
-    event = record_load(api, pulled, command)
-    artifact = str(pulled.verified.manifest.digest)
+    folder = cache.check(permit.verified, meter("verifying", permit.verified.manifest.total_bytes))
+    runtime = runtimes.of_command(command, environment.get("PATH"))
+    report = describe(permit, command, runtime=runtime, heartbeat_seconds=heartbeat_seconds)
+    told = load_of(permit, report)
     return Prepared(
         arguments=[word.replace(PLACEHOLDER, str(folder)) for word in command],
         environment={
             **{name: value for name, value in environment.items() if name not in SECRETS},
             **OFFLINE_ENVIRONMENT,
             "MODELREG_MODEL": str(folder),
-            "MODELREG_ARTIFACT": artifact,
+            "MODELREG_ARTIFACT": str(permit.verified.manifest.digest),
         },
-        pulled=pulled,
-        event=event,
+        permit=permit,
+        told=told,
+        event=record(permit, policy, machine, told),
     )
 
 
-def record_load(api: Api, pulled: Pulled, command: Sequence[str]) -> int:
-    """Append `artifact.loaded`; returns its index. The process id is this process's, which `exec` keeps."""
+def permit_of(pulled: Pulled, api: Api, host: str) -> Permit:
+    """The permit of a pull for loading."""
+    return Permit(pulled.verified, pulled.grant.id, host, "launch", pulled.entry, api)
+
+
+def describe(
+    permit: Permit, command: Sequence[str], *, runtime: runtimes.Runtime | None, heartbeat_seconds: int | None
+) -> dict[str, Any]:
+    """What is reported of a load. The process id is this process's, which `exec` keeps."""
     # Arguments may hold secrets (API keys of the runtime): only the program is recorded.
     program = shlex.quote(Path(command[0]).name)[:200]
-    report = wire.LoadedReport(
-        command=program.encode("ascii", "replace").decode(),
-        pid=os.getpid(),
-        boot_id=boot_id(),
-        client_version=__version__,
+    manifest = permit.verified.manifest
+    return {
+        "load": str(uuid.uuid4()),
+        "command": program.encode("ascii", "replace").decode(),
+        "pid": os.getpid(),
+        "boot_id": boot_id(),
+        "client_version": __version__,
+        "artifact": str(manifest.digest),
+        "files": len(manifest.files),
+        "size_bytes": manifest.total_bytes,
+        "runtime": runtime.name if runtime else None,
+        "runtime_version": runtime.version if runtime else None,
+        "heartbeat_seconds": heartbeat_seconds,
+    }
+
+
+def load_of(permit: Permit, report: dict[str, Any]) -> Queued:
+    """The report of a load, as it is sent now or later."""
+    verified = permit.verified
+    return Queued(
+        "loaded", permit.grant, verified.repository, str(verified.manifest.digest), permit.host, permit.purpose, report
     )
-    return api.report_loaded(pulled.grant.id, report).event
+
+
+def record(permit: Permit, policy: TrustPolicy, machine: Machine, told: Queued) -> int | None:
+    """Have the load recorded before it happens; returns its event, or None where it waits on disk for the registry.
+
+    Raises:
+        Untrusted: the log does not show it.
+        Unreachable: the registry does not answer, and the policy allows nothing without it.
+        RecordUnavailable: neither the registry nor this machine's queue can take it.
+    """
+    allowed = policy.log is not None and bool(policy.log.max_offline)
+    if permit.api is None:
+        reports.queue(machine.outbox, told, machine.host_key)
+        return None
+    return reports.send_or_queue(
+        permit.api, policy, told, state_dir=machine.state_dir, outbox=machine.outbox if allowed else None
+    )
 
 
 def boot_id() -> str:
@@ -119,3 +210,14 @@ def boot_id() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     except OSError:
         return ""
+
+
+def _kept_permit(
+    cache: Cache, policy: TrustPolicy, reference: Reference, machine: Machine, now: datetime, why: Unreachable
+) -> Permit:
+    kept = offline.find(cache, policy, reference, host=machine.host, state_dir=machine.state_dir, now=now, why=why)
+    members, detail = kept.entry.members, kept.entry.members.get("detail")
+    grant = str(detail.get("grant")) if isinstance(detail, dict) else ""
+    return Permit(
+        kept.verified, grant, machine.host, str(members.get("purpose")), kept.entry, None, f"{why.title}: {why.detail}"
+    )

@@ -20,7 +20,7 @@ from typing import Any, Self
 
 from blake3 import blake3
 
-from modelreg import launch, pinned, pull, trees
+from modelreg import launch, pinned, pull, reports, trees
 from modelreg.cache import Cache
 from modelreg.errors import DigestMismatch, Misconfigured, NotFound
 from modelreg.login import connect
@@ -153,21 +153,25 @@ def open_verified(reference: str, settings: Settings | None = None) -> VerifiedM
     now = datetime.now(UTC)
     policy = pinned.policy_of(settings)
     cache = Cache(settings.cache_dir)
-    api = connect(settings)
+    api, machine = connect(settings), reports.machine_of(settings)
     pulled = pull.pull(
         api,
         cache,
         policy,
         parse_reference(reference),
         purpose="launch",
-        host=settings.host_name,
+        host=machine.host,
         now=now,
         connections_at_once=settings.connections,
         meter=lambda _label, _total: lambda _count: None,
         check_reused=False,
+        state_dir=machine.state_dir,
+        outbox=machine.outbox,
     )
     folder = cache.check(pulled.verified)
-    launch.record_load(api, pulled, ["open_verified"])
+    permit = launch.permit_of(pulled, api, machine.host)
+    report = launch.describe(permit, ["open_verified"], runtime=None, heartbeat_seconds=None)
+    launch.record(permit, policy, machine, launch.load_of(permit, report))
     return VerifiedModel(pulled.verified, folder)
 
 

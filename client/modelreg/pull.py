@@ -1,4 +1,4 @@
-"""pull: resolve once, get a recorded grant, verify the signature, then fetch and verify every byte."""
+"""pull: resolve once, get a grant, verify its signature and its receipt, then fetch and verify every byte."""
 
 import secrets
 import shutil
@@ -8,13 +8,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from modelreg import transfer, trees, verification, wire
+from modelreg import grants, reports, transfer, trees, wire
 from modelreg.api import Api
 from modelreg.cache import Cache, copy_durably, explained
 from modelreg.digests import Digest
 from modelreg.durable import make_folder, replace_file, sync_folder
 from modelreg.errors import Conflict, ModelregError
 from modelreg.hashing import Progress, check_files
+from modelreg.outbox import Outbox, Queued
+from modelreg.receipts import VerifiedEntry
 from modelreg.references import Reference
 from modelreg.trust import TrustPolicy
 from modelreg.verification import VerifiedManifest
@@ -24,12 +26,16 @@ Meter = Callable[[str, int], Progress]
 
 @dataclass(frozen=True)
 class Pulled:
-    """A verified artifact in the local store. `folder` is read-only and complete."""
+    """A verified artifact in the local store. `folder` is read-only and complete.
+
+    `entry` is the grant in the custody log, verified; None where the trust policy pins no log, and the receipt is only kept.
+    """
 
     verified: VerifiedManifest
     folder: Path
     grant: wire.Grant
     transferred_bytes: int
+    entry: VerifiedEntry | None = None
 
 
 def pull(
@@ -44,27 +50,25 @@ def pull(
     connections_at_once: int,
     meter: Meter,
     check_reused: bool = True,
+    state_dir: Path | None = None,
+    outbox: Outbox | None = None,
 ) -> Pulled:
     """Bring an artifact into the local store, verified, and report that it arrived.
 
     Args:
+        state_dir: where this machine remembers the custody log; needed where the policy pins one.
+        outbox: where to leave the report that it arrived if the registry stops answering; None is a failure then.
         check_reused: measure bytes that were in the store already; False only if the caller calls `cache.check` next.
 
     Raises:
-        Untrusted: signature, signer, trust data or bytes; nothing wrong gets a final name.
+        Untrusted: signature, signer, trust data, receipt or bytes; nothing wrong gets a final name.
         Refused, NotFound: the registry's answer.
     """
     artifact = resolve(api, reference)
-    request = wire.GrantRequest(artifact=str(artifact), purpose=purpose, host=host, tag=reference.tag)
-    grant = api.request_grant(reference.repository, request)
-    verified = verification.verify_any(
-        [bundle.encode() for bundle in grant.bundles],
-        grant.manifest.encode(),
-        policy=policy,
-        repository=reference.repository,
-        now=now,
-        artifact=artifact,
-    )
+    tag = reference.tag_or_default if reference.digest is None else reference.tag
+    request = wire.GrantRequest(artifact=str(artifact), purpose=purpose, host=host, tag=tag)
+    granted = grants.request(api, policy, reference.repository, request, state_dir=state_dir, now=now)
+    grant, verified = granted.grant, granted.verified
     reused = any(cache.has_blob(entry) for entry in verified.manifest.files)
     transferred = transfer.download(
         api,
@@ -77,8 +81,11 @@ def pull(
     folder = cache.complete(verified)
     if reused and check_reused:
         cache.check(verified, meter("verifying", verified.manifest.total_bytes))
-    api.report_received(grant.id, wire.ReceivedReport(transferred_bytes=transferred))
-    return Pulled(verified, folder, grant, transferred)
+    cache.keep_receipt(artifact, grant.receipt.encode())
+    report = {"transferred_bytes": transferred}
+    told = Queued("received", grant.id, reference.repository, str(artifact), host, purpose, report)
+    reports.send_or_queue(api, policy, told, state_dir=state_dir, outbox=outbox)
+    return Pulled(verified, folder, grant, transferred, granted.entry)
 
 
 def resolve(api: Api, reference: Reference) -> Digest:

@@ -3,13 +3,14 @@
 from datetime import datetime
 from pathlib import Path
 
-from modelreg import hashing, verification
+from modelreg import hashing, log_proof, log_state, verification
 from modelreg.bundles import MAX_BUNDLE_BYTES
 from modelreg.cache import Cache
 from modelreg.digests import Digest
 from modelreg.errors import Misconfigured, NotFound, SignatureMissing
 from modelreg.hashing import Progress
 from modelreg.manifests import FileEntry
+from modelreg.receipts import VerifiedEntry
 from modelreg.statements import Statement
 from modelreg.trust import TrustPolicy
 from modelreg.verification import VerifiedManifest, VerifiedStatement
@@ -61,8 +62,11 @@ def verify_kept(
     repository: str,
     now: datetime,
     progress: Progress | None = None,
-) -> tuple[VerifiedManifest, Path]:
-    """Verify an artifact in the local store again: signature, policy and every byte of its folder.
+    state_dir: Path | None = None,
+) -> tuple[VerifiedManifest, Path, VerifiedEntry | None]:
+    """Verify an artifact in the local store again: signature, policy, receipt and every byte of its folder.
+
+    The receipt is that of the grant which brought it here; None where the trust policy pins no log to believe it by.
 
     Raises:
         NotFound: it was never pulled to this machine.
@@ -74,7 +78,13 @@ def verify_kept(
     verified = verification.verify(
         kept.raw_bundle, kept.raw_manifest, policy=policy, repository=repository, now=now, artifact=artifact
     )
-    return verified, cache.check(verified, progress)
+    entry = None
+    if policy.log is not None:
+        newest = log_state.newest(state_dir, policy.log) if state_dir is not None else None
+        entry = log_proof.verify_kept(
+            kept.raw_receipt, policy.log, repository=repository, artifact=artifact, newest=newest
+        )
+    return verified, cache.check(verified, progress), entry
 
 
 def signed_entries(statement: Statement) -> list[FileEntry]:

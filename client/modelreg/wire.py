@@ -452,17 +452,28 @@ class ArtifactDetail(Wire):
     signatures: list[SignatureInfo]
 
 
+KnownSize = Annotated[int, Field(ge=0, le=MAX_INTEGER)] | None
+
+
 class GrantRequest(Wire):
-    """Ask to fetch an artifact. `host` is what the client calls its machine (claimed); `tag` is what was resolved."""
+    """Ask to fetch an artifact. `host` is what the client calls its machine (claimed); `tag` is what was resolved.
+
+    `known_size` is the size of the newest checkpoint that this client has verified, if it has any.
+    """
 
     artifact: ArtifactDigest
     purpose: Literal["pull", "launch", "verify"]
     host: Word
     tag: TagName | None = None
+    known_size: KnownSize = None
 
 
 class Grant(Wire):
-    """Permission to fetch one artifact, recorded before this answer was sent. `event` is its index in the log."""
+    """Permission to fetch one artifact, recorded before this answer was sent. `event` is its index in the log.
+
+    `receipt` is the text that proves it (`modelreg.receipts`); `consistency` leads from the client's `known_size` to the
+    receipt's checkpoint (base64 hashes; empty where there was nothing to lead from, or the log is not that long).
+    """
 
     id: str
     repository: RepositoryName
@@ -471,27 +482,76 @@ class Grant(Wire):
     bundles: list[str]
     event: int
     expires_at: datetime
+    receipt: str
+    consistency: list[str]
 
 
 class ReceivedReport(Wire):
     """The client has verified every byte."""
 
     transferred_bytes: Annotated[int, Field(ge=0, le=MAX_INTEGER)]
+    known_size: KnownSize = None
+
+
+LoadId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
+HostText = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{1,100}$")]
+
+
+class ReportSignature(Wire):
+    """A host key's signature over a report that was made while nobody could be told (`host_reports`)."""
+
+    key_id: ArtifactDigest
+    value: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/]{86}==$")]
 
 
 class LoadedReport(Wire):
-    """The client re-verified the files on disk and hands them to a runtime now."""
+    """The client re-verified the files on disk and hands them to a runtime now, or did so at `reported_at` (claimed).
+
+    `load` is the client's own id: the same report again is no second load. `artifact`, `files` and `size_bytes` are what it
+    measured on its disk. Without `heartbeat_seconds` there are no heartbeats.
+    """
 
     command: Line
     pid: Annotated[int, Field(ge=1, le=MAX_INTEGER)]
-    boot_id: Line
+    boot_id: Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{0,64}$")]
     client_version: Line
+    load: LoadId | None = None
+    artifact: ArtifactDigest | None = None
+    files: Annotated[int, Field(ge=1, le=MAX_INTEGER)] | None = None
+    size_bytes: Annotated[int, Field(ge=0, le=MAX_INTEGER)] | None = None
+    runtime: HostText | None = None
+    runtime_version: HostText | None = None
+    heartbeat_seconds: Annotated[int, Field(ge=1, le=86400)] | None = None
+    reported_at: datetime | None = None
+    signature: ReportSignature | None = None
+    known_size: KnownSize = None
+
+
+class UnloadedReport(Wire):
+    """The runtime that held the artifact has ended. `exit_status` as a shell has it, negative for a signal; null: unseen."""
+
+    reason: Line
+    exit_status: Annotated[int, Field(ge=-255, le=255)] | None = None
+    reported_at: datetime | None = None
+    signature: ReportSignature | None = None
+    known_size: KnownSize = None
+
+
+class LoadState(Wire):
+    """A load as the registry knows it; running while `ended_at` is null."""
+
+    load: str
+    artifact: ArtifactDigest
+    last_seen_at: datetime
+    ended_at: datetime | None
 
 
 class Recorded(Wire):
-    """The index of the event that was appended."""
+    """The index of the event that was appended, and its proof as in `Grant`."""
 
     event: int
+    receipt: str | None = None
+    consistency: list[str] = []
 
 
 class EventInfo(Wire):

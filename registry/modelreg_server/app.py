@@ -15,6 +15,7 @@ from modelreg import __version__
 from modelreg.trust_metadata import parse_pinned_root
 from modelreg_server import database, log_keys, problems, timestamping
 from modelreg_server.dependencies import Parts, read_policy, read_root
+from modelreg_server.group_commit import Recorder
 from modelreg_server.identity.federation import Federation
 from modelreg_server.identity.tokens import TokenAuthenticator
 from modelreg_server.measuring import Measuring
@@ -26,6 +27,7 @@ from modelreg_server.routes import (
     grants,
     health,
     hosts,
+    loads,
     principals,
     publications,
     repositories,
@@ -84,6 +86,7 @@ def create_app(settings: Settings, clock: Callable[[], datetime] = lambda: datet
     app.state.parts = Parts(
         settings=settings,
         database=opened,
+        recorder=Recorder(opened),
         store=store,
         presigner=presigner,
         authenticator=TokenAuthenticator(),
@@ -102,6 +105,7 @@ def create_app(settings: Settings, clock: Callable[[], datetime] = lambda: datet
         repositories,
         publications,
         grants,
+        loads,
         events,
         timestamps,
         signatures,

@@ -7,7 +7,7 @@ from modelreg.errors import Forbidden, NotFound
 from modelreg_server import custody
 from modelreg_server.access import EVERYWHERE, AccessDecision
 from modelreg_server.custody import Actor, Event, EventType
-from modelreg_server.database import Database
+from modelreg_server.group_commit import Recorder
 from modelreg_server.identity import Principal, Verb
 
 READING_VERBS = frozenset({Verb.READ_METADATA, Verb.PULL})
@@ -81,8 +81,8 @@ def absent(repository: str) -> NotFound:
     return NotFound(f"there is no repository {repository}, or this token may not see it")
 
 
-def record_denial(database: Database, caller: Caller, error: NotPermitted | Hidden) -> None:
-    """Append `access.denied` in a transaction of its own, unless the operation recorded the refusal itself."""
+def record_denial(recorder: Recorder, caller: Caller, error: NotPermitted | Hidden) -> None:
+    """Append `access.denied`, unless the operation recorded the refusal itself."""
     if error.recorded:
         return
     denial = error.denial
@@ -94,8 +94,7 @@ def record_denial(database: Database, caller: Caller, error: NotPermitted | Hidd
         about=caller.principal.name,
         personal=reasons_of(denial),
     )
-    with database.writing() as session, session.begin():
-        custody.append(session, caller.actor, event, caller.now)
+    recorder.record(lambda session: custody.append(session, caller.actor, event, caller.now))
     error.recorded = True
 
 

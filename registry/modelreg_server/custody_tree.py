@@ -6,7 +6,7 @@ the new head: state, entries, nodes and checkpoint are there together or not at 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 _GROWING = "custody_growing"
+_SEALED = "custody_sealed"
 _BATCH = 500
 
 
@@ -72,6 +73,22 @@ class Growth:
     started_at: int
     epoch: int
     appended_at: datetime | None
+    entries: list[bytes] = field(default_factory=list)
+    before: dict[merkle.Node, bytes] = field(default_factory=dict)  # the frontier that was there
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """What a transaction appended: entries from `started_at` on, the signed head, and the nodes that prove them.
+
+    True once the transaction is committed. `nodes` suffice for the audit path of each of these entries.
+    """
+
+    started_at: int
+    size: int
+    note: bytes
+    entries: list[bytes]
+    nodes: dict[merkle.Node, bytes]
 
 
 def hold(session: Session) -> Growth:
@@ -90,7 +107,9 @@ def hold(session: Session) -> Growth:
         size, frontier, epoch, appended_at = session.exec(columns.with_for_update()).one()
     except NoResultFound:
         raise RecordUnavailable("the custody log has no head; run `modelreg-server migrate`") from None
-    growth = Growth(merkle.growing_from(size, frontier), size, epoch, appended_at)
+    tree = merkle.growing_from(size, frontier)
+    before = dict(zip(merkle.peaks(0, size), tree.frontier, strict=True))
+    growth = Growth(tree, size, epoch, appended_at, before=before)
     session.info[_GROWING] = growth
     return growth
 
@@ -99,10 +118,39 @@ def grow(session: Session, entry: bytes, now: datetime, *, decisive: bool) -> in
     """Add an entry's leaf inside the caller's transaction; returns its index."""
     growth = hold(session)
     index = growth.tree.append(merkle.leaf_hash(entry))
+    growth.entries.append(entry)
     growth.appended_at = max(now, growth.appended_at or now)
     if decisive:
         growth.epoch = index
     return index
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Where a transaction's growth stood."""
+
+    size: int
+    frontier: list[bytes]
+    finished: int
+    epoch: int
+    appended_at: datetime | None
+
+
+def mark(session: Session) -> Mark:
+    """Where the log stands inside the caller's transaction, to `return_to`."""
+    growth = hold(session)
+    tree = growth.tree
+    return Mark(tree.size, list(tree.frontier), len(tree.finished), growth.epoch, growth.appended_at)
+
+
+def return_to(session: Session, where: Mark) -> None:
+    """Forget what was appended since; the caller undoes the rows."""
+    growth = hold(session)
+    growth.tree.size, growth.tree.frontier = where.size, list(where.frontier)
+    growth.epoch, growth.appended_at = where.epoch, where.appended_at
+    del growth.tree.finished[where.finished :]
+    del growth.entries[where.size - growth.started_at :]
+    session.info.pop("custody_identities", None)
 
 
 @event.listens_for(Session, "before_commit")
@@ -118,13 +166,16 @@ def _seal(session: Session) -> None:
     rows: list[dict[str, Any]] = [
         {"level": level, "index": index, "hash": value} for level, index, value in growth.tree.finished
     ]
+    note = signer.checkpoint(growth.tree.size, growth.tree.root())
+    nodes = growth.before | {(level, index): value for level, index, value in growth.tree.finished}
+    session.info[_SEALED] = Sealed(growth.started_at, growth.tree.size, note, growth.entries, nodes)
     connection = session.connection()
     connection.execute(insert(CustodyNode), rows)
     connection.execute(
         update(CustodyHead).values(
             size=growth.tree.size,
             frontier=b"".join(growth.tree.frontier),
-            checkpoint=signer.checkpoint(growth.tree.size, growth.tree.root()),
+            checkpoint=note,
             epoch=growth.epoch,
             appended_at=growth.appended_at,
         )
@@ -136,6 +187,27 @@ def _forget(session: Session, _previous: object) -> None:
     """A tree that was not committed never grew."""
     session.info.pop(_GROWING, None)
     session.info.pop("custody_identities", None)
+
+
+def sealed(session: Session) -> Sealed | None:
+    """What the last committed transaction of this session appended, if anything."""
+    found = session.info.get(_SEALED)
+    return found if isinstance(found, Sealed) else None
+
+
+def epoch(session: Session) -> int:
+    """Index of the newest event that can change a decision; read it before what the decision rests on.
+
+    Raises:
+        RecordUnavailable: the database was never migrated.
+    """
+    growth = session.info.get(_GROWING)
+    if isinstance(growth, Growth):
+        return growth.epoch
+    found = session.exec(select(CustodyHead.epoch)).one_or_none()
+    if found is None:
+        raise RecordUnavailable("the custody log has no head; run `modelreg-server migrate`")
+    return found
 
 
 def reader(session: Session) -> merkle.NodeReader:

@@ -23,6 +23,7 @@ from modelreg_server import access_grants, enrolment, trust_files
 from modelreg_server.callers import Caller, denied
 from modelreg_server.custody import Actor
 from modelreg_server.database import Database
+from modelreg_server.group_commit import Recorder
 from modelreg_server.identity import EVERYWHERE, Anonymous, Authenticator, Verb, hosts, tokens
 from modelreg_server.identity.federation import Federation
 from modelreg_server.identity.hosts import Received
@@ -39,6 +40,7 @@ class Parts:
 
     settings: Settings
     database: Database
+    recorder: Recorder
     store: BlobStore
     presigner: Presigner | None
     authenticator: Authenticator

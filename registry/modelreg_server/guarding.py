@@ -44,7 +44,7 @@ class GuardedRoute(APIRoute):
                 return await handler(_with_body_checked(request, streams=streams))
             except (Hidden, NotPermitted) as error:
                 caller = request.scope["modelreg_caller"]
-                await run_in_threadpool(record_denial, parts_of(request).database, caller, error)
+                await run_in_threadpool(record_denial, parts_of(request).recorder, caller, error)
                 raise
 
         return guarded

@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlmodel import Session, col, select
@@ -15,22 +15,32 @@ from modelreg_server import custody
 from modelreg_server.access_grants import is_sensitive
 from modelreg_server.callers import Caller, Hidden, NotPermitted, denied, reasons_of, require
 from modelreg_server.custody import CustodyEvent, Event, EventType
-from modelreg_server.database import Database
+from modelreg_server.custody_proofs import Proof
+from modelreg_server.group_commit import Recorder
 from modelreg_server.identity import Verb
 from modelreg_server.tables import Artifact, ArtifactFile, Blob, GrantRow, Publication, Repository, Signature
 
 
 @dataclass(frozen=True)
-class Granted:
-    """A recorded grant and what the client needs to verify before it asks for bytes."""
+class Permitted:
+    """A grant, not yet durable, and what the client needs to verify before it asks for bytes."""
 
-    row: GrantRow
+    id: str
     manifest: bytes
     bundles: list[bytes]
+    expires_at: datetime
+
+
+@dataclass(frozen=True)
+class Granted:
+    """A durable grant with its proof."""
+
+    permitted: Permitted
+    proof: Proof
 
 
 def grant(
-    database: Database,
+    recorder: Recorder,
     caller: Caller,
     repository: str,
     *,
@@ -40,6 +50,7 @@ def grant(
     tag: str | None,
     policy: TrustPolicy | None,
     lifetime: timedelta,
+    known_size: int | None = None,
 ) -> Granted:
     """Decide, append `artifact.granted` or `artifact.refused`, commit; only then answer or raise.
 
@@ -48,32 +59,21 @@ def grant(
         Revoked: the server's trust policy revokes the artifact.
     """
     event = {"repository": repository, "artifact": artifact, "tag": tag, "host": host, "purpose": purpose}
-    with database.writing() as session, session.begin():
+
+    def decide_and_append(session: Session) -> Permitted | ModelregError:
         found = _publication(session, repository, artifact)
         sensitive = is_sensitive(session, repository)
         refusal = _refusal(caller, repository, artifact, found, policy, sensitive=sensitive)
-        if refusal is None:
-            assert found is not None
-            granted = _record_grant(session, caller, found, event, lifetime)
-            session.flush()
-            session.expunge_all()
-        else:
-            personal: dict[str, Any] = {"detail": refusal.detail[:500]}
-            if isinstance(refusal, Hidden | NotPermitted):
-                personal |= reasons_of(refusal.denial)
-            refused = Event(
-                EventType.ARTIFACT_REFUSED,
-                detail={"reason": refusal.code},
-                about=caller.principal.name,
-                personal=personal,
-                **event,
-            )
-            custody.append(session, caller.actor, refused, caller.now)
-    if refusal is not None:
-        if isinstance(refusal, Hidden | NotPermitted):
-            refusal.recorded = True  # `artifact.refused` says it; `access.denied` would say it twice
-        raise refusal
-    return granted
+        if refusal is not None:
+            _record_refusal(session, caller, refusal, event)
+            return refusal
+        assert found is not None
+        return _record_grant(session, caller, found, event, lifetime)
+
+    recorded = recorder.record(decide_and_append)
+    if isinstance(recorded.value, ModelregError):
+        raise recorded.value
+    return Granted(recorded.value, recorded.proof(known_size))
 
 
 def _publication(session: Session, repository: str, artifact: str) -> Publication | None:
@@ -104,7 +104,7 @@ def _refusal(
 
 def _record_grant(
     session: Session, caller: Caller, found: Publication, event: dict[str, Any], lifetime: timedelta
-) -> Granted:
+) -> Permitted:
     signatures = session.exec(
         select(Signature).where(Signature.publication_id == found.id).order_by(col(Signature.id))
     ).all()
@@ -123,7 +123,17 @@ def _record_grant(
     )
     session.add(row)
     manifest = session.get_one(Artifact, found.artifact_digest).manifest
-    return Granted(row, manifest, [signature.bundle for signature in signatures])
+    return Permitted(grant_id, manifest, [signature.bundle for signature in signatures], caller.now + lifetime)
+
+
+def _record_refusal(session: Session, caller: Caller, refusal: ModelregError, event: dict[str, Any]) -> None:
+    personal: dict[str, Any] = {"detail": refusal.detail[:500]}
+    if isinstance(refusal, Hidden | NotPermitted):
+        personal |= reasons_of(refusal.denial)
+        refusal.recorded = True  # `artifact.refused` says it; `access.denied` would say it twice
+    detail = {"reason": refusal.code}
+    refused = Event(EventType.ARTIFACT_REFUSED, detail=detail, about=caller.principal.name, personal=personal, **event)
+    custody.append(session, caller.actor, refused, caller.now)
 
 
 def open_grant(session: Session, caller: Caller, grant_id: str) -> GrantRow:
@@ -135,16 +145,17 @@ def open_grant(session: Session, caller: Caller, grant_id: str) -> GrantRow:
     """
     row = session.get(GrantRow, grant_id)
     if row is None or row.principal != caller.principal.name or caller.now >= row.expires_at:
-        raise _no_grant(grant_id)
+        raise no_grant(grant_id)
     require(caller, Verb.PULL, row.repository, sensitive=is_sensitive(session, row.repository))
     # Bytes that went to another machine than the event names would be in no event.
     host = caller.principal.host
     if session.get_one(CustodyEvent, row.event_index).verified_host != (host.name if host else None):
-        raise _no_grant(grant_id)
+        raise no_grant(grant_id)
     return row
 
 
-def _no_grant(grant_id: str) -> NotFound:
+def no_grant(grant_id: str) -> NotFound:
+    """The one answer to grants that cannot be used, whyever."""
     return NotFound(f"there is no grant {grant_id[:40]} of yours, given to this host, that is still valid; pull again")
 
 
@@ -167,9 +178,17 @@ def granted_blobs(session: Session, caller: Caller, grant_id: str, blobs: Sequen
     return [found[blake3] for blake3 in blobs]
 
 
-def report(database: Database, caller: Caller, grant_id: str, event_type: EventType, detail: dict[str, Any]) -> int:
-    """Append what a client reports of a grant: `artifact.received` or `artifact.loaded`; returns the index."""
-    with database.writing() as session, session.begin():
+def report(
+    recorder: Recorder,
+    caller: Caller,
+    grant_id: str,
+    event_type: EventType,
+    detail: dict[str, Any],
+    known_size: int | None = None,
+) -> Proof:
+    """Append what a client reports of a grant, such as `artifact.received`; returns its proof."""
+
+    def append(session: Session) -> int:
         row = open_grant(session, caller, grant_id)
         event = Event(
             event_type,
@@ -180,3 +199,5 @@ def report(database: Database, caller: Caller, grant_id: str, event_type: EventT
             detail={"grant": row.id, **detail},
         )
         return custody.append(session, caller.actor, event, caller.now)
+
+    return recorder.record(append).proof(known_size)

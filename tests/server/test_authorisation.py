@@ -111,6 +111,8 @@ def cases(published):
         ("GET", "/v1/grants/{grant_id}/blobs/{blake3}"): (f"{grant}/blobs/{NOBODY}", None, "pull:demo/m"),
         ("POST", "/v1/grants/{grant_id}/receipts"): (f"{grant}/receipts", {"transferred_bytes": 1}, "pull:demo/m"),
         ("POST", "/v1/grants/{grant_id}/loads"): (f"{grant}/loads", loaded, "pull:demo/m"),
+        ("POST", "/v1/loads/{load_id}/heartbeat"): (f"/v1/loads/{SOME_ID}/heartbeat", None, "pull:demo/m"),
+        ("POST", "/v1/loads/{load_id}/end"): (f"/v1/loads/{SOME_ID}/end", {"reason": "ended"}, "pull:demo/m"),
         ("GET", "/v1/events"): ("/v1/events", None, "audit:*/*"),
         ("POST", "/v1/timestamps"): ("/v1/timestamps", None, "push:demo/m"),
         ("GET", "/v1/signatures"): ("/v1/signatures", None, "audit:*/*"),
@@ -124,7 +126,9 @@ def cases(published):
 
 ROUTES = sorted(cases(type("P", (), {"published": type("A", (), {"artifact": ABSENT}), "manifest": type("M", (), {"raw": b""})})))  # fmt: skip
 # Without a repository in the path the operation decides, after it has found none of the caller's: absent.
-BY_ID = {route for route in ROUTES if "{publication_id}" in route[1] or "{grant_id}" in route[1]}
+BY_ID = {
+    route for route in ROUTES if "{publication_id}" in route[1] or "{grant_id}" in route[1] or "{load_id}" in route[1]
+}
 WITH_A_PUSH_SCOPE_ANYWHERE = {("POST", "/v1/timestamps")}
 FOR_EVERYBODY = {("GET", "/v1/whoami"), ("GET", "/v1/repositories")}
 # What the right scope gets for the request above; 200 where not named.

@@ -23,6 +23,7 @@ ROLES = [*VERBS, *EVERYWHERE, "nobody", "machine"]
 READERS = {"read-metadata", "pull", "machine"}  # `pull` includes `read-metadata`; the machine may pull
 REPOSITORY = "/v1/repositories/{namespace}/{name}"
 PUBLICATION, GRANT = "/v1/publications/{publication_id}", "/v1/grants/{grant_id}"
+LOAD = "/v1/loads/{load_id}"
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,8 @@ TABLE = {
     f"GET {GRANT}/blobs/{{blake3}}": rule(*BY_PULLER, scope="id"),
     f"POST {GRANT}/receipts": rule(*BY_PULLER, answer=201, scope="id"),
     f"POST {GRANT}/loads": rule(*BY_PULLER, answer=201, scope="id"),
+    f"POST {LOAD}/heartbeat": rule(*BY_PULLER, scope="id"),
+    f"POST {LOAD}/end": rule(*BY_PULLER, answer=201, scope="id"),
     "GET /v1/events": rule("audit", "everywhere-audit"),
     "GET /v1/login-options": rule(*ROLES, scope="anybody"),
     "POST /v1/token-exchange": rule(answer=401, scope="token"),
@@ -137,6 +140,13 @@ class World:
         request = wire.GrantRequest(artifact=pushed.published.artifact, purpose="pull", host="h")
         return self.api(role).request_grant(OWN, request).id, pushed.manifest.files[0].blake3
 
+    def loaded(self, role):
+        """A load that the role reported."""
+        load = str(uuid.uuid4())
+        report = wire.LoadedReport(command="x", pid=1, boot_id="", client_version="1", load=load)
+        self.api(role).report_loaded(self.pulled(role)[0], report)
+        return load
+
 
 def wire_bytes(value: Any) -> bytes:
     import json
@@ -172,7 +182,7 @@ def with_repository(name, world):
     }
 
 
-def with_id(publication, grant_id, blob, data):
+def with_id(publication, grant_id, blob, data, load=""):
     loaded = {"command": "x", "pid": 1, "boot_id": "", "client_version": "1"}
     opened, fetched = f"/v1/publications/{publication}", f"/v1/grants/{grant_id}"
     return {
@@ -185,6 +195,8 @@ def with_id(publication, grant_id, blob, data):
         f"GET {GRANT}/blobs/{{blake3}}": (f"{fetched}/blobs/{blob}", None),
         f"POST {GRANT}/receipts": (f"{fetched}/receipts", {"transferred_bytes": 1}),
         f"POST {GRANT}/loads": (f"{fetched}/loads", loaded),
+        f"POST {LOAD}/heartbeat": (f"/v1/loads/{load}/heartbeat", None),
+        f"POST {LOAD}/end": (f"/v1/loads/{load}/end", {"reason": "ended"}),
     }
 
 
@@ -296,6 +308,8 @@ def test_what_belongs_to_one_principal_is_absent_for_every_other(world, route):
         if is_publication:
             publication, blob, data = world.publication(role)
             return with_id(publication, "", blob, data)[route]
+        if LOAD in route:
+            return with_id("", "", "", b"", world.loaded(role))[route]
         grant_id, blob = world.pulled(role)
         return with_id("", grant_id, blob, b"")[route]
 

@@ -12,6 +12,7 @@ from modelreg.errors import ModelregError
 from modelreg.settings import Settings
 
 if TYPE_CHECKING:
+    from modelreg.receipts import VerifiedEntry
     from modelreg.verification import SignerIdentity
 
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -89,6 +90,14 @@ def signer_json(signer: "SignerIdentity") -> dict[str, object]:
         "key": str(signer.key_ids[0]),
         "signed_at": signer.signed_at,
     }
+
+
+def receipt_line(entry: "VerifiedEntry | None", event: int | None) -> str:
+    """What is known of the custody log's proof; never silent about there being none."""
+    if entry is not None:
+        return f"receipt: verified, event {entry.index} of {entry.checkpoint.origin} ({entry.checkpoint.size} events)"
+    number = "" if event is None else f" as event {event}"
+    return f"receipt: recorded{number}, not verified: the trust policy pins no custody log ([log])"
 
 
 def printable(text: str) -> str:

@@ -65,13 +65,14 @@ def _verify_kept(options: argparse.Namespace, reference: Reference) -> int:
     policy = pinned.policy_of(settings, output.note)
     artifact = reference.digest or _resolve(settings, reference)
     with Bars(quiet=output.quiet or output.as_json) as bars:
-        verified, folder = verify.verify_kept(
+        verified, folder, entry = verify.verify_kept(
             Cache(settings.cache_dir),
             artifact,
             policy,
             repository=reference.repository,
             now=now(),
             progress=bars.meter("verifying", 0),
+            state_dir=settings.state_dir,
         )
     output.result(
         {
@@ -80,9 +81,13 @@ def _verify_kept(options: argparse.Namespace, reference: Reference) -> int:
             "artifact": str(artifact),
             "files": len(verified.manifest.files),
             "signer": signer_json(verified.signer),
+            "receipt": "verified" if entry is not None else "not checked",
         },
         f"verified {reference.repository}@{artifact}: {len(verified.manifest.files)} files, signed by "
         f"{verified.signer.identity} ({verified.signer.authority})",
+        f"  receipt: verified, event {entry.index} of {entry.checkpoint.origin}"
+        if entry is not None
+        else "  receipt: not checked, the trust policy pins no custody log",
         str(folder),
     )
     return 0

@@ -6,18 +6,34 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
-from modelreg import connections, keyless, kms_signer, launch, pinned, pkcs11_signer, pull, push, signing, stamping
+from modelreg import (
+    connections,
+    keyless,
+    kms_signer,
+    launch,
+    pinned,
+    pkcs11_signer,
+    pull,
+    push,
+    reports,
+    sidecar,
+    signing,
+    stamping,
+)
 from modelreg.api import Api
 from modelreg.cache import Cache
-from modelreg.commands import Output, now, output_of, settings_of, signer_json, size_text
+from modelreg.commands import Output, now, output_of, receipt_line, settings_of, signer_json, size_text
 from modelreg.commands.session import connect
+from modelreg.durable import replace_file
 from modelreg.errors import Invalid, Misconfigured, NotFound
 from modelreg.key_uris import KeySource, KmsUri, Pkcs11Uri
 from modelreg.progress import Bars
 from modelreg.references import parse_reference, parse_tag
 from modelreg.settings import Settings
+from modelreg.trust import TrustPolicy
 
 PASSWORD_VARIABLE = "MODELREG_KEY_PASSWORD"  # noqa: S105  # the variable's name
 PIN_VARIABLE = "MODELREG_PKCS11_PIN"
@@ -67,25 +83,30 @@ def run_push(options: argparse.Namespace) -> int:
 
 
 def run_pull(options: argparse.Namespace) -> int:
-    """`modelreg pull REF [--output DIR]`."""
+    """`modelreg pull REF [--output DIR] [--receipt FILE]`."""
     settings, output = settings_of(options), output_of(options)
-    policy = pinned.policy_of(settings, output.note)
+    policy, machine, api = pinned.policy_of(settings, output.note), reports.machine_of(settings), connect(settings)
+    _deliver(api, policy, machine, output)
     with Bars(quiet=output.quiet or output.as_json) as bars:
         pulled = pull.pull(
-            connect(settings),
+            api,
             Cache(settings.cache_dir),
             policy,
             parse_reference(options.reference),
             purpose="pull",
-            host=settings.host_name,
+            host=machine.host,
             now=now(),
             connections_at_once=settings.connections,
             meter=bars.meter,
+            state_dir=machine.state_dir,
+            outbox=machine.outbox,
         )
         folder = pulled.folder
         if options.output is not None:
             folder = options.output.absolute()
             pull.export(pulled, folder, bars.meter("copying", pulled.verified.manifest.total_bytes))
+    if options.receipt is not None:
+        replace_file(options.receipt.absolute(), pulled.grant.receipt.encode())
     manifest = pulled.verified.manifest
     output.result(
         {
@@ -95,12 +116,14 @@ def run_pull(options: argparse.Namespace) -> int:
             "verified": True,
             "signer": signer_json(pulled.verified.signer),
             "event": pulled.grant.event,
+            "receipt": "recorded" if pulled.entry is None else "verified",
             "size_bytes": manifest.total_bytes,
             "transferred_bytes": pulled.transferred_bytes,
         },
         f"verified {pulled.verified.repository}@{manifest.digest}",
         f"  signed by {pulled.verified.signer.identity} ({pulled.verified.signer.authority}), {len(manifest.files)} files, "
         f"{size_text(manifest.total_bytes)}, received {size_text(pulled.transferred_bytes)}",
+        f"  {receipt_line(pulled.entry, pulled.grant.event)}",
         str(folder),
     )
     return 0
@@ -109,25 +132,34 @@ def run_pull(options: argparse.Namespace) -> int:
 def run_launch(options: argparse.Namespace) -> int:
     """`modelreg launch REF -- CMD … {model} …`; does not return when the command starts."""
     settings, output = settings_of(options), output_of(options)
-    policy = pinned.policy_of(settings, output.note)
+    policy, machine = pinned.policy_of(settings, output.note), reports.machine_of(settings)
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     if not command:
         raise Invalid("say what to start: modelreg launch REF -- CMD … {model} …", field="command")
+
+    def registry() -> Api:
+        api = connect(settings)
+        _deliver(api, policy, machine, output)
+        return api
+
     with Bars(quiet=output.quiet or output.as_json) as bars:
         prepared = launch.prepare(
-            connect(settings),
+            registry,
             Cache(settings.cache_dir),
             policy,
             parse_reference(options.reference),
             command,
-            host=settings.host_name,
+            machine=machine,
             now=now(),
             connections_at_once=settings.connections,
             meter=bars.meter,
             environment=os.environ,
+            heartbeat_seconds=options.heartbeat,
+            ask=not options.offline,
         )
-    verified = prepared.pulled.verified
-    output.note(f"verified {verified.repository}@{verified.manifest.digest}, load recorded as event {prepared.event}")
+    _tell_launch(prepared, output)
+    if options.heartbeat is not None:
+        _watch(prepared, settings, options.heartbeat, output)
     sys.stdout.flush()
     sys.stderr.flush()
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and what is ignored stays so across exec
@@ -135,6 +167,55 @@ def run_launch(options: argparse.Namespace) -> int:
         os.execvpe(prepared.arguments[0], prepared.arguments, prepared.environment)  # noqa: S606  # no shell wanted
     except OSError as error:
         raise NotFound(f"{prepared.arguments[0]} cannot be started: {error.strerror}") from None
+
+
+def _deliver(api: Api, policy: TrustPolicy, machine: reports.Machine, output: Output) -> None:
+    """Tell the registry what waits for it. What does not get through waits on: it must not hold up this command."""
+    if not len(machine.outbox):
+        return
+    delivered = reports.deliver(api, policy, machine)
+    output.note(f"told the registry what it had missed: {delivered.sent} reports")
+    if delivered.rejected or delivered.left:
+        output.note(
+            f"note: {delivered.left} reports still wait, {delivered.rejected} were refused and set aside; "
+            f"see `modelreg report`{f' ({delivered.stopped})' if delivered.stopped else ''}"
+        )
+
+
+def _tell_launch(prepared: launch.Prepared, output: Output) -> None:
+    permit = prepared.permit
+    verified = permit.verified
+    if permit.why is not None:
+        assert permit.entry is not None
+        output.note(
+            f"note: without the registry, by the receipt of {permit.entry.time:%Y-%m-%d %H:%M}Z "
+            f"(event {permit.entry.index}): {permit.why}"
+        )
+    recorded = f"load recorded as event {prepared.event}"
+    if prepared.event is None:
+        recorded = "load queued on this machine; the registry hears of it when it answers again"
+    output.note(f"verified {verified.repository}@{verified.manifest.digest}, {recorded}")
+    output.note(receipt_line(permit.entry, None))
+
+
+def _watch(prepared: launch.Prepared, settings: Settings, heartbeat_seconds: int, output: Output) -> None:
+    """Start what says that the runtime runs, and that it ended."""
+    given = {name: getattr(settings, name) for name, origin in settings.origins.items() if origin == "flag"}
+    job = {
+        "load": prepared.load,
+        "heartbeat_seconds": heartbeat_seconds,
+        "settings": {
+            name: str(value.absolute()) if isinstance(value, Path) else str(value) for name, value in given.items()
+        },
+        "told": asdict(prepared.told),
+    }
+    if not sidecar.start(job, os.environ):
+        output.note("note: the process that sends heartbeats did not start; the load will be shown as stale")
+    elif os.getpid() == 1:
+        output.note(
+            "note: this is the first process of its container, which ends every other with it: nobody will report that the "
+            "runtime ended, and the load will be shown as stale; start the container with an init process (--init)"
+        )
 
 
 def _stamp(settings: Settings, api: Api, output: Output) -> Callable[[bytes], bytes | None] | None:

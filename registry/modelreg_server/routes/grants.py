@@ -29,7 +29,7 @@ def grant(repository: RepositoryDep, request: wire.GrantRequest, caller: Puller,
     """Decides and records; the event is durable before this answers."""
     policy = parts.trust_policy() if parts.has_trust_policy else None
     granted = retrieval.grant(
-        parts.database,
+        parts.recorder,
         caller,
         repository,
         artifact=request.artifact,
@@ -38,15 +38,18 @@ def grant(repository: RepositoryDep, request: wire.GrantRequest, caller: Puller,
         tag=request.tag,
         policy=policy,
         lifetime=timedelta(seconds=parts.settings.grant_seconds),
+        known_size=request.known_size,
     )
     return wire.Grant(
-        id=granted.row.id,
+        id=granted.permitted.id,
         repository=repository,
         artifact=request.artifact,
-        manifest=granted.manifest.decode(),
-        bundles=[bundle.decode() for bundle in granted.bundles],
-        event=granted.row.event_index,
-        expires_at=granted.row.expires_at,
+        manifest=granted.permitted.manifest.decode(),
+        bundles=[bundle.decode() for bundle in granted.permitted.bundles],
+        event=granted.proof.index,
+        expires_at=granted.permitted.expires_at,
+        receipt=granted.proof.receipt,
+        consistency=granted.proof.consistency,
     )
 
 
@@ -100,15 +103,8 @@ def read(
 def received(grant_id: IdPath, request: wire.ReceivedReport, caller: Puller, parts: PartsDep) -> wire.Recorded:
     """Appends `artifact.received`."""
     detail = {"transferred_bytes": request.transferred_bytes}
-    index = retrieval.report(parts.database, caller, grant_id, EventType.ARTIFACT_RECEIVED, detail)
-    return wire.Recorded(event=index)
-
-
-@router.post(_GRANT + "/loads", status_code=201, summary="Report that the files are handed to a runtime")
-def loaded(grant_id: IdPath, request: wire.LoadedReport, caller: Puller, parts: PartsDep) -> wire.Recorded:
-    """Appends `artifact.loaded`."""
-    index = retrieval.report(parts.database, caller, grant_id, EventType.ARTIFACT_LOADED, request.model_dump())
-    return wire.Recorded(event=index)
+    proof = retrieval.report(parts.recorder, caller, grant_id, EventType.ARTIFACT_RECEIVED, detail, request.known_size)
+    return wire.Recorded(event=proof.index, receipt=proof.receipt, consistency=proof.consistency)
 
 
 class _RangeNotSatisfiable(Invalid):

@@ -1,0 +1,217 @@
+"""Small appending operations of many requests, committed together: rows, entries, nodes and checkpoint in one transaction.
+
+Whoever finds nobody committing does it at once, for itself; whoever comes meanwhile queues and is committed with the next
+group, by the first of those who wait. So nobody waits for company, and under load a group is what came during one commit.
+
+Units of a group run one after the other, with the log's lock held. One that raises undoes itself and nothing else. Nobody is
+told anything before the commit is durable; if it fails, every unit of the group fails with it.
+"""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlmodel import Session, select
+
+from modelreg import merkle
+from modelreg.errors import LogNotIntact, ModelregError, RecordUnavailable
+from modelreg_server import custody, custody_tree
+from modelreg_server.custody import CustodyEvent
+from modelreg_server.custody_proofs import CommittedNodes, Proof, prove, prove_again
+from modelreg_server.custody_tree import CustodyHead, Sealed
+from modelreg_server.database import Database
+
+_log = logging.getLogger(__name__)
+MAX_UNITS = 128  # in a group: the log's lock is held for all of them
+
+T = TypeVar("T")
+
+
+class Witnesses(Protocol):
+    """Asks others to vouch for a checkpoint. Bounded in time; may return the note as it is."""
+
+    def cosign(self, note: bytes, size: int, proof: Callable[[int], Sequence[bytes]]) -> bytes:
+        """The note with what signatures there are. `proof(old_size)` leads from an older size to `size`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Recorded(Generic[T]):
+    """What a unit returned, durable; and the way to the proof of the last event that it appended."""
+
+    value: T
+    _index: int | None
+    _sealed: Sealed | None
+    _note: bytes
+    _committed: CommittedNodes
+
+    def proof(self, known_size: int | None) -> Proof:
+        """The receipt of the unit's last event, and what leads there from the size a client knows."""
+        assert self._index is not None
+        assert self._sealed is not None
+        return prove(self._sealed, self._index, self._note, known_size, self._committed)
+
+
+class _Unit:
+    """A queued piece of work. It is woken when it is done, or to commit the group that it is the first of."""
+
+    def __init__(self, work: Callable[[Session], object]) -> None:
+        self.work = work
+        self.leads = False
+        self.woken = threading.Event()
+        self.value: Any = None
+        self.index: int | None = None
+        self.error: Exception | None = None
+        self.sealed: Sealed | None = None
+        self.note = b""
+
+
+class Recorder:
+    """Commits units of work in groups. One a process; thread-safe."""
+
+    def __init__(self, database: Database, witnesses: Witnesses | None = None) -> None:
+        self._database = database
+        self._witnesses = witnesses
+        self._committed = CommittedNodes(database)
+        self._lock = threading.Lock()
+        self._queue: deque[_Unit] = deque()
+        self._committing = False
+
+    def record(self, work: Callable[[Session], T]) -> Recorded[T]:
+        """Do a unit of work in the transaction of a group, and return when that is durable.
+
+        The session is the group's: work does not commit it, returns no row of it, and does only what is quick.
+
+        Raises:
+            RecordUnavailable: the group was not committed; nothing happened.
+            Exception: what `work` raised; nothing of it happened.
+        """
+        unit = _Unit(work)
+        with self._lock:
+            self._queue.append(unit)
+            unit.leads, self._committing = not self._committing, True
+        if not unit.leads:
+            unit.woken.wait()
+        if unit.leads:
+            self._lead()
+        if unit.error is not None:
+            raise unit.error
+        return Recorded(unit.value, unit.index, unit.sealed, unit.note, self._committed)
+
+    def prove_again(self, index: int, known_size: int | None) -> Proof:
+        """The proof of an event that was committed before, in the log as it is now.
+
+        Raises:
+            LogNotIntact: the database lacks what it needs.
+        """
+        head = _head_with(self._database, index)
+        return prove_again(head, index, self._witnessed(head), known_size, self._committed)
+
+    def _lead(self) -> None:
+        """Commit what is queued, from this thread's own unit on; then somebody else leads."""
+        with self._lock:
+            group = [self._queue.popleft() for _ in range(min(MAX_UNITS, len(self._queue)))]
+        try:
+            self._commit(group)
+        finally:
+            with self._lock:
+                self._committing = bool(self._queue)
+                if self._queue:
+                    self._queue[0].leads = True
+                    self._queue[0].woken.set()
+            for unit in group:
+                unit.woken.set()
+
+    def _commit(self, group: Sequence[_Unit]) -> None:
+        try:
+            sealed = self._transact(group)
+        except _Spoiled as spoiled:
+            if len(group) == 1:
+                group[0].error = spoiled.error
+                return
+            for unit in group:
+                self._commit([unit])
+            return
+        except Exception as error:  # noqa: BLE001  # nothing is durable, so nobody may be told otherwise
+            _log.exception("a group of %d was not committed", len(group))
+            detail = (
+                error.detail if isinstance(error, ModelregError) else "the record cannot be written; try again later"
+            )
+            for unit in group:
+                unit.error = RecordUnavailable(detail)
+            return
+        if sealed is None:
+            return
+        self._committed.add(sealed.nodes)
+        note = self._witnessed(sealed)
+        for unit in group:
+            unit.sealed, unit.note = sealed, note
+
+    def _transact(self, group: Sequence[_Unit]) -> Sealed | None:
+        with self._database.writing() as session:
+            with session.begin():
+                custody.hold(session)
+                for unit in group:
+                    _run(session, unit)
+            return custody_tree.sealed(session)
+
+    def _witnessed(self, sealed: Sealed) -> bytes:
+        if self._witnesses is None:
+            return sealed.note
+
+        def proof(old_size: int) -> list[bytes]:
+            return merkle.consistency(old_size, sealed.size, self._committed.read)
+
+        try:
+            return self._witnesses.cosign(sealed.note, sealed.size, proof)
+        except Exception:  # noqa: BLE001  # the event is durable; whoever demands witnesses refuses the receipt
+            _log.exception("the witnesses were not asked")
+            return sealed.note
+
+
+def _head_with(database: Database, index: int) -> Sealed:
+    """The log's head as it is now, with the one entry that is to be proven in it; without nodes.
+
+    Raises:
+        LogNotIntact: there is no such entry, or no head.
+    """
+    with database.reading() as session:
+        head = session.exec(select(CustodyHead.size, CustodyHead.checkpoint)).one_or_none()
+        entry = session.exec(select(CustodyEvent.entry).where(CustodyEvent.index == index)).one_or_none()
+    if head is None or head[1] is None or entry is None:
+        raise LogNotIntact(f"the custody log has no checkpoint, or no entry {index}")
+    return Sealed(index, head[0], head[1], [entry], {})
+
+
+class _Spoiled(Exception):
+    """A unit failed in a way that its transaction may not have survived; each is done again, alone."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+
+def _run(session: Session, unit: _Unit) -> None:
+    connection = session.connection()
+    before = custody_tree.mark(session)
+    unit.error = None
+    connection.exec_driver_sql("SAVEPOINT unit")
+    try:
+        unit.value = unit.work(session)
+        session.flush()
+    except ModelregError as error:
+        unit.error = error
+        session.expunge_all()
+        connection.exec_driver_sql("ROLLBACK TO SAVEPOINT unit")
+        custody_tree.return_to(session, before)
+    except (OperationalError, InterfaceError):
+        raise
+    except Exception as error:
+        raise _Spoiled(error) from error
+    connection.exec_driver_sql("RELEASE SAVEPOINT unit")
+    size = custody_tree.hold(session).tree.size
+    unit.index = size - 1 if size > before.size else None
