@@ -26,6 +26,7 @@ from modelreg_server.routes import (
     grants,
     health,
     hosts,
+    log,
     principals,
     publications,
     repositories,
@@ -106,6 +107,7 @@ def create_app(settings: Settings, clock: Callable[[], datetime] = lambda: datet
         timestamps,
         signatures,
         trust,
+        log,
     ):
         app.include_router(module.router)
     problems.install(app)
