@@ -10,7 +10,7 @@ import urllib3
 from pydantic import BaseModel, ValidationError
 from urllib3.exceptions import HTTPError
 
-from modelreg import connections, host_signing, problem_details, wire
+from modelreg import connections, host_signing, problem_details, wire, wire_log
 from modelreg.connections import Transient
 from modelreg.digests import Digest
 from modelreg.errors import ModelregError, StorageUnavailable, Unreachable
@@ -224,6 +224,26 @@ class Api:
         query += [("type", kind) for kind in types]
         return self._get("/v1/events?" + urlencode(query), wire.Events).events
 
+    def log_checkpoint(self) -> bytes:
+        """The signed head of the custody log (a note, untrusted: `checkpoints.verify` reads it)."""
+        return self._bytes("/v1/log/checkpoint")
+
+    def log_proof(self, index: int, size: int) -> wire_log.InclusionProof:
+        """The audit path of an entry in the log of `size` entries, untrusted."""
+        return self._get(f"/v1/log/proof?index={index}&size={size}", wire_log.InclusionProof)
+
+    def log_consistency(self, old: int, new: int) -> wire_log.ConsistencyProof:
+        """The consistency proof between two sizes of the log, untrusted."""
+        return self._get(f"/v1/log/consistency?old={old}&new={new}", wire_log.ConsistencyProof)
+
+    def log_entries(self, start: int, end: int) -> wire_log.LogEntries:
+        """Entries of the log with who stands behind them (audit everywhere); at most 256, untrusted."""
+        return self._get(f"/v1/log/entries?start={start}&end={end}", wire_log.LogEntries)
+
+    def log_tile(self, path: str) -> bytes:
+        """A tile or entry bundle of the log, by `tiles.Tile.path`, untrusted."""
+        return self._bytes(f"/v1/log/tile/{path}")
+
     def publish_trust(self, publication: wire.TrustPublication) -> wire.TrustPublished:
         """Publish a trust repository (admin). Sending the same again is safe."""
         return self._call("PUT", "/v1/trust", wire.TrustPublished, publication)
@@ -276,6 +296,9 @@ class Api:
 
     def _get(self, path: str, model: type[M]) -> M:
         return self._call("GET", path, model)
+
+    def _bytes(self, path: str) -> bytes:
+        return connections.with_retries(lambda: self._raw("GET", path, None))
 
     def _call(self, method: str, path: str, model: type[M], body: BaseModel | None = None) -> M:
         return connections.with_retries(lambda: self._once(method, path, model, body))

@@ -28,6 +28,7 @@ from modelreg_server.routes import (
     health,
     hosts,
     loads,
+    log,
     principals,
     publications,
     repositories,
@@ -110,6 +111,7 @@ def create_app(settings: Settings, clock: Callable[[], datetime] = lambda: datet
         timestamps,
         signatures,
         trust,
+        log,
     ):
         app.include_router(module.router)
     problems.install(app)

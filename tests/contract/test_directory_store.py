@@ -5,6 +5,7 @@ import stat
 
 import pytest
 
+from contract.log_store_suite import LogStoreSuite
 from contract.storage_suite import PART, StorageSuite, new_key, put, write_parts
 from modelreg.errors import Conflict, StorageUnavailable
 from modelreg_server.storage import blob_key
@@ -17,6 +18,10 @@ def reopen(tmp_path):
 
 
 class TestDirectoryStore(StorageSuite):
+    pass
+
+
+class TestDirectoryLogStore(LogStoreSuite):
     pass
 
 

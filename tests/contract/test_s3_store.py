@@ -7,6 +7,7 @@ import uuid
 import pytest
 import urllib3
 
+from contract.log_store_suite import LogStoreSuite
 from contract.storage_suite import PART, StorageSuite, content, new_key, put, write_parts
 from modelreg.errors import Misconfigured, StorageUnavailable
 from modelreg_server.storage.s3 import S3Store
@@ -31,6 +32,10 @@ def reopen(settings):
 
 
 class TestS3Store(StorageSuite):
+    pass
+
+
+class TestS3LogStore(LogStoreSuite):
     pass
 
 

@@ -116,6 +116,11 @@ def cases(published):
         ("GET", "/v1/events"): ("/v1/events", None, "audit:*/*"),
         ("POST", "/v1/timestamps"): ("/v1/timestamps", None, "push:demo/m"),
         ("GET", "/v1/signatures"): ("/v1/signatures", None, "audit:*/*"),
+        ("GET", "/v1/log/checkpoint"): ("/v1/log/checkpoint", None, "read-metadata:demo/none"),
+        ("GET", "/v1/log/proof"): ("/v1/log/proof?index=0&size=1", None, "read-metadata:demo/none"),
+        ("GET", "/v1/log/consistency"): ("/v1/log/consistency?old=1&new=2", None, "read-metadata:demo/none"),
+        ("GET", "/v1/log/entries"): ("/v1/log/entries?start=0&end=1", None, "audit:*/*"),
+        ("GET", "/v1/log/tile/{path}"): ("/v1/log/tile/0/000.p/1", None, "read-metadata:demo/none"),
         ("PUT", "/v1/trust"): (
             "/v1/trust",
             {"roots": ["{}"], "timestamp": "{}", "snapshot": "{}", "targets": "{}", "files": {}},
@@ -130,7 +135,14 @@ BY_ID = {
     route for route in ROUTES if "{publication_id}" in route[1] or "{grant_id}" in route[1] or "{load_id}" in route[1]
 }
 WITH_A_PUSH_SCOPE_ANYWHERE = {("POST", "/v1/timestamps")}
-FOR_EVERYBODY = {("GET", "/v1/whoami"), ("GET", "/v1/repositories")}
+FOR_EVERYBODY = {
+    ("GET", "/v1/whoami"),
+    ("GET", "/v1/repositories"),
+    ("GET", "/v1/log/checkpoint"),
+    ("GET", "/v1/log/proof"),
+    ("GET", "/v1/log/consistency"),
+    ("GET", "/v1/log/tile/{path}"),  # of hashes; for entries see test_log_routes
+}
 # What the right scope gets for the request above; 200 where not named.
 WITH_RIGHTS = {
     ("POST", "/v1/tokens"): 201,

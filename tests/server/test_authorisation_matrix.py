@@ -88,6 +88,11 @@ TABLE = {
     "POST /v1/token-exchange": rule(answer=401, scope="token"),
     "POST /v1/timestamps": rule("push", answer=422, scope="somewhere"),  # the empty query
     "GET /v1/signatures": rule("everywhere-audit", scope="everywhere"),
+    "GET /v1/log/checkpoint": rule(*ROLES, scope="anybody"),
+    "GET /v1/log/proof": rule(*ROLES, scope="anybody"),
+    "GET /v1/log/consistency": rule(*ROLES, scope="anybody"),
+    "GET /v1/log/entries": rule("everywhere-audit", scope="everywhere"),
+    "GET /v1/log/tile/{path}": rule(*ROLES, scope="anybody"),  # of hashes; for entries see test_log_routes
     "PUT /v1/trust": rule("everywhere-admin", answer=422, scope="everywhere"),  # the empty root
     "GET /v1/trust/metadata/{name}": rule(*ROLES, answer=404, scope="anybody"),  # nothing is published
     "GET /v1/trust/targets/{name}": rule(*ROLES, answer=404, scope="anybody"),
@@ -228,6 +233,7 @@ def everywhere(world, route, *, exists):
             {"name": f"new-{uuid.uuid4().hex[:8]}", "host_class": "server", "zone": "z"},
         ),
         "GET /v1/signatures": ("/v1/signatures?identity=email:x", None),
+        "GET /v1/log/entries": ("/v1/log/entries?start=0&end=1", None),
         "PUT /v1/trust": (
             "/v1/trust",
             {"roots": ["{}"], "timestamp": "{}", "snapshot": "{}", "targets": "{}", "files": {}},
@@ -251,7 +257,8 @@ def of(scope):
 @pytest.mark.parametrize("route", of("anybody"))
 def test_routes_for_anybody_answer_every_role_alike(world, route):
     method, path = route.split()
-    path = path.format(name=f"{NO_BLOB}.trust.toml" if "targets" in path else "1.root.json")
+    path = path.format(name=f"{NO_BLOB}.trust.toml" if "targets" in path else "1.root.json", path="0/000.p/1")
+    path += {"/v1/log/proof": "?index=0&size=1", "/v1/log/consistency": "?old=1&new=2"}.get(path, "")
     for role in ROLES:
         assert world.ask(role, method, path, None).status == TABLE[route].answer, role
 

@@ -1,6 +1,7 @@
 """The blob store port: where bytes rest, and what a store promises.
 
     blobs/blake3/<first two hex>/<64 hex>/<upload id>      one finished upload; `b3sum` checks it by hand
+    log/<origin>/…                                         copies of the custody log, see `LogStore`
 
 A store is **untrusted for integrity** (the server measures what it reads back; clients verify what they receive) and
 trusted only for durability. Every upload has a key of its own and the database names the accepted one, so nothing here
@@ -75,6 +76,29 @@ class BlobStore(Protocol):
 
     def discard(self, upload: Upload) -> None:
         """Remove everything of this upload, finished or not; removing nothing is fine."""
+        ...
+
+
+class LogStore(Protocol):
+    """Small objects under `log/`: copies of the custody log, which nobody believes before a signature holds.
+
+    Unlike a blob's, such a key may be written again. Each method raises `StorageUnavailable` for what may pass.
+    """
+
+    def put_copy(self, key: str, data: bytes) -> None:
+        """Write an object, replacing an older one at once; durable when it returns."""
+        ...
+
+    def get_copy(self, key: str, max_bytes: int) -> bytes | None:
+        """The whole object; None when there is none, or one of more than `max_bytes`."""
+        ...
+
+    def list_copies(self, folder: str, after: str = "") -> list[str]:
+        """Names of objects right below a folder, in code point order, the first 1,000 behind `after`."""
+        ...
+
+    def remove_copy(self, key: str) -> None:
+        """Remove an object; removing nothing is fine."""
         ...
 
 

@@ -9,6 +9,9 @@ from modelreg_server.storage import Upload
 # What blob_key() makes. No dot: so neither `..`, which leaves a directory and which HTTP libraries resolve in a URL,
 # nor any name that a store makes for itself by adding a suffix.
 _KEY = re.compile(r"[0-9A-Za-z_-]{1,128}(/[0-9A-Za-z_-]{1,128})*")
+# What `log_copies` makes: the same, below `log/`, and `.p` where tlog-tiles has it.
+_LOG_KEY = re.compile(r"log(/[0-9A-Za-z_-]{1,128}(\.p)?)+")
+MAX_LISTED = 1000
 
 
 def checked_key(key: str) -> str:
@@ -19,6 +22,17 @@ def checked_key(key: str) -> str:
     """
     if not _KEY.fullmatch(key):
         raise Invalid("This is not a blob key.", field="key", value=key[:200])
+    return key
+
+
+def checked_log_key(key: str) -> str:
+    """The key or folder, if it is one of the log's.
+
+    Raises:
+        Invalid: it is not.
+    """
+    if not _LOG_KEY.fullmatch(key):
+        raise Invalid("This is not a key of the log's.", field="key", value=key[:200])
     return key
 
 

@@ -3,6 +3,7 @@
     blobs/blake3/ab/<hex>/<upload id>   a finished upload; its name appears only when every byte is durable
     uploads/<upload id>                 the same file while it is written: full size, sparse, parts at their offsets
     uploads/<upload id>.parts/<number>  empty marker: this part is wholly and durably in the file
+    log/<origin>/…                      copies of the custody log, replaced by renaming
 
 `link` (which never overwrites) gives the file its final name, so nothing is copied and a reader sees all or nothing. An
 upload is **open** while its file is under `uploads/` and has no second name. Who writes checks that under a shared
@@ -17,9 +18,10 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from modelreg.durable import replace_file
 from modelreg.errors import BlobMissing, Conflict, Invalid, StorageUnavailable
 from modelreg_server.storage import Upload
-from modelreg_server.storage.checks import checked_key, part_body
+from modelreg_server.storage.checks import MAX_LISTED, checked_key, checked_log_key, part_body
 
 BLOCK_BYTES = (
     256 * 1024
@@ -39,7 +41,7 @@ _ADVICE = {
 
 
 class DirectoryStore:
-    """A `BlobStore` in one directory, which belongs to it alone. Safe for many threads and several processes."""
+    """A `BlobStore` and `LogStore` in one directory, which belongs to it alone. Safe for many threads and several processes."""
 
     def __init__(self, root: Path) -> None:
         self._root = root.resolve()
@@ -177,8 +179,44 @@ class DirectoryStore:
             _remove_folder(marks)
             _sync_directory(self._uploads)
 
+    def put_copy(self, key: str, data: bytes) -> None:
+        """Write beside it, sync, rename, sync: a reader sees the old object or the new one."""
+        with _storage("write a copy of the log"):
+            replace_file(self._root / checked_log_key(key), data, mode=0o600)
+
+    def get_copy(self, key: str, max_bytes: int) -> bytes | None:
+        """The whole file, if it is there and not larger."""
+        path = self._root / checked_log_key(key)
+        with _storage("read a copy of the log"):
+            try:
+                with _opened(path, os.O_RDONLY) as descriptor:
+                    if os.fstat(descriptor).st_size > max_bytes:
+                        return None
+                    with open(descriptor, "rb", closefd=False) as file:  # noqa: PTH123  # a descriptor, not a path
+                        return file.read(max_bytes)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
+    def list_copies(self, folder: str, after: str = "") -> list[str]:
+        """Names of files; one that is being written has a dot in front and is not among them."""
+        path = self._root / checked_log_key(folder)
+        with _storage("list copies of the log"):
+            try:
+                with os.scandir(path) as found:
+                    names = [item.name for item in found if item.name > after and item.is_file(follow_symlinks=False)]
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+        return sorted(name for name in names if not name.startswith("."))[:MAX_LISTED]
+
+    def remove_copy(self, key: str) -> None:
+        """Remove the file; folders stay."""
+        path = self._root / checked_log_key(key)
+        with _storage("remove a copy of the log"), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            path.unlink()
+            _sync_directory(path.parent)
+
     def _path(self, key: str) -> Path:
-        if key.partition("/")[0] == UPLOADS:
+        if key.partition("/")[0] in {UPLOADS, "log"}:
             raise Invalid("This key is the store's own.", field="key", value=key[:200])
         return self._root / checked_key(key)
 

@@ -23,7 +23,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from modelreg.errors import BlobMissing, Conflict, Misconfigured, StorageUnavailable
 from modelreg_server.storage import PresignedRequest, Upload
-from modelreg_server.storage.checks import checked_key, part_body, part_size_bytes
+from modelreg_server.storage.checks import MAX_LISTED, checked_key, checked_log_key, part_body, part_size_bytes
 
 if TYPE_CHECKING:  # stubs, which only a developer has
     from mypy_boto3_s3.client import S3Client
@@ -40,7 +40,7 @@ _ABSENT = frozenset({"404", "NoSuchKey", "NotFound"})  # "404": the answer to a 
 
 
 class S3Store:
-    """A `BlobStore` and `Presigner` in one bucket. Safe for many threads: a client is, a session is not."""
+    """A `BlobStore`, `LogStore` and `Presigner` in one bucket. Safe for many threads: a client is, a session is not."""
 
     def __init__(
         self,
@@ -237,6 +237,47 @@ class S3Store:
                 )
         with contextlib.suppress(_Absent), _storage("discard an upload", *_ABSENT):
             self._client.delete_object(Bucket=self._bucket, Key=checked_key(upload.key))
+
+    def put_copy(self, key: str, data: bytes) -> None:
+        """A plain PUT: copies of the log are small, and may be replaced."""
+        with _storage("write a copy of the log"):
+            self._client.put_object(
+                Bucket=self._bucket,
+                Key=checked_log_key(key),
+                Body=data,
+                ContentLength=len(data),
+                ContentType="application/octet-stream",
+            )
+
+    def get_copy(self, key: str, max_bytes: int) -> bytes | None:
+        """A plain GET, read no further than `max_bytes`."""
+        try:
+            with _storage("read a copy of the log", *_ABSENT):
+                answer = self._client.get_object(Bucket=self._bucket, Key=checked_log_key(key))
+        except _Absent:
+            return None
+        with contextlib.closing(answer["Body"]) as body, _storage("read a copy of the log"):
+            if answer["ContentLength"] > max_bytes:
+                return None
+            data = body.read(max_bytes)
+            if len(data) != answer["ContentLength"]:
+                raise _unavailable("read a copy of the log", "IncompleteRead")
+            return data
+
+    def list_copies(self, folder: str, after: str = "") -> list[str]:
+        """One page of the listing; what lies in deeper folders is left out."""
+        prefix = checked_log_key(folder) + "/"
+        with _storage("list copies of the log"):
+            page = self._client.list_objects_v2(
+                Bucket=self._bucket, Prefix=prefix, StartAfter=prefix + after, Delimiter="/", MaxKeys=MAX_LISTED
+            )
+        names = [item["Key"].removeprefix(prefix) for item in page.get("Contents", [])]
+        return sorted(name for name in names if name > after)
+
+    def remove_copy(self, key: str) -> None:
+        """A plain DELETE; where the bucket keeps versions, an older one stays behind it."""
+        with contextlib.suppress(_Absent), _storage("remove a copy of the log", *_ABSENT):
+            self._client.delete_object(Bucket=self._bucket, Key=checked_log_key(key))
 
     def presign_part(self, upload: Upload, number: int) -> PresignedRequest:
         """A PUT of part `number` with its length signed, so that the URL is good for nothing longer or shorter."""
