@@ -70,6 +70,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     _weights(commands, common)
     _looking(commands, common, top)
+    _comparing(commands, common)
     _trust(commands, common)
     _account(commands, common)
     _access(commands, common)
@@ -170,6 +171,16 @@ def _looking(
     completion = commands.add_parser("completion", parents=[common], help="a completion script for your shell")
     completion.add_argument("shell", choices=["bash", "zsh", "tcsh"])
     completion.set_defaults(run="looking:run_completion", parser=top)
+
+
+def _comparing(commands: "Commands", common: argparse.ArgumentParser) -> None:
+    diff = commands.add_parser(
+        "diff", parents=[common], help="what differs: files, tensors, configuration; 40 if anything does"
+    )
+    diff.add_argument("before", metavar="REF|DIR", help="namespace/name[:tag][@sha256:…], or a folder")
+    diff.add_argument("after", metavar="REF|DIR")
+    diff.add_argument("--headers", action="store_true", help="tensors by name, type and shape only; nothing is pulled")
+    diff.set_defaults(run="comparing:run_diff")
 
 
 def _trust(commands: "Commands", common: argparse.ArgumentParser) -> None:
