@@ -8,7 +8,13 @@
      │   ├─ StaleTrust                       14   trust policy, revocation list
      │   ├─ ManifestInvalid                  20
      │   ├─ DigestMismatch                   20
-     │   └─ BlobMissing                      20   the store lost bytes that were acknowledged
+     │   ├─ BlobMissing                      20   the store lost bytes that were acknowledged
+     │   └─ LogNotIntact                     32   a checkpoint, receipt or proof of the custody log
+     │       ├─ LogRolledBack                32
+     │       ├─ LogForked                    32
+     │       ├─ LogUnwitnessed               32
+     │       ├─ ReceiptMissing               32
+     │       └─ ReceiptMismatch              32
      ├─ Refused                               the bytes may be fine, the answer is no
      │   ├─ Quarantined                      21
      │   ├─ Revoked                          21
@@ -125,6 +131,7 @@ class LogNotIntact(Untrusted):
     code = "log-not-intact"
     title = "The custody log is not intact"
     exit_code = 32
+    status = 503
 
 
 class LogRolledBack(LogNotIntact):
