@@ -71,6 +71,8 @@ def parser() -> argparse.ArgumentParser:
     _weights(commands, common)
     _receipts(commands, common)
     _looking(commands, common, top)
+    _comparing(commands, common)
+    _witness(commands, common)
     _trust(commands, common)
     _account(commands, common)
     _access(commands, common)
@@ -212,6 +214,44 @@ def _looking(
     completion = commands.add_parser("completion", parents=[common], help="a completion script for your shell")
     completion.add_argument("shell", choices=["bash", "zsh", "tcsh"])
     completion.set_defaults(run="looking:run_completion", parser=top)
+
+
+def _comparing(commands: "Commands", common: argparse.ArgumentParser) -> None:
+    diff = commands.add_parser(
+        "diff", parents=[common], help="what differs: files, tensors, configuration; 40 if anything does"
+    )
+    diff.add_argument("before", metavar="REF|DIR", help="namespace/name[:tag][@sha256:…], or a folder")
+    diff.add_argument("after", metavar="REF|DIR")
+    diff.add_argument("--headers", action="store_true", help="tensors by name, type and shape only; nothing is pulled")
+    diff.set_defaults(run="comparing:run_diff")
+
+
+def _witness(commands: "Commands", common: argparse.ArgumentParser) -> None:
+    witness = commands.add_parser(
+        "witness",
+        parents=[common],
+        help="vouch for custody logs of others: cosign their checkpoints while they only grow",
+    )
+    witness.add_argument("--listen", metavar="ADDRESS:PORT", help="such as 127.0.0.1:8471; TLS is a proxy's business")
+    # Not `key`, which is a setting.
+    witness.add_argument("--key", dest="witness_key", type=Path, metavar="FILE", help="what `witness init` made")
+    witness.add_argument("--state", type=Path, metavar="DIR", help="what it has cosigned; never restore an older copy")
+    witness.add_argument(
+        "--log",
+        action="append",
+        default=[],
+        metavar="VKEY",
+        help="a log's key; again for others, and while one is rotated",
+    )
+    witness.set_defaults(run="witnessing:run_serve")
+    init = witness.add_subparsers(metavar="init").add_parser("init", parents=[common], help="make a witness's key")
+    init.add_argument(
+        "--key", dest="new_key", type=Path, metavar="FILE", required=True, help="where to; must not exist"
+    )
+    init.add_argument(
+        "--name", required=True, help="such as witness.audit.example/w1: who it is, for those that pin it"
+    )
+    init.set_defaults(run="witnessing:run_init")
 
 
 def _trust(commands: "Commands", common: argparse.ArgumentParser) -> None:

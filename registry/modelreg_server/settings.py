@@ -78,6 +78,10 @@ class Settings(BaseSettings):
         pattern=r"^[\x21-\x2a\x2c-\x7e]{1,200}$",
         description="Name of the custody log in its checkpoints, such as registry.acme.example/log; fixed at the first start.",
     )
+    witnesses: Path | None = Field(
+        default=None,
+        description="File of the witnesses that cosign checkpoints, `witness NAME VKEY URL` a line; none asks none.",
+    )
     publication_seconds: int = Field(default=7 * 86400, ge=60, description="How long an open publication can resume.")
 
     @field_validator("behind_proxy")
