@@ -8,13 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
 from modelreg import enrolment, log_proof, log_state, verification, wire
 from modelreg.api import Api
 from modelreg.digests import Digest
-from modelreg.errors import Misconfigured, ReceiptMismatch
+from modelreg.errors import LogNotIntact, Misconfigured, ReceiptMismatch, Unreachable
 from modelreg.log_proof import Expected
 from modelreg.receipts import VerifiedEntry
+from modelreg.references import Reference
 from modelreg.trust import TrustPolicy
 from modelreg.verification import VerifiedManifest
 
@@ -25,35 +27,47 @@ class Granted:
 
     grant: wire.Grant
     verified: VerifiedManifest
+    asked: wire.GrantRequest
     entry: VerifiedEntry | None
 
 
 def request(
-    api: Api, policy: TrustPolicy, repository: str, asked: wire.GrantRequest, *, state_dir: Path | None, now: datetime
+    api: Api,
+    policy: TrustPolicy,
+    reference: Reference,
+    *,
+    purpose: Literal["pull", "launch"],
+    host: str,
+    state_dir: Path | None,
+    now: datetime,
 ) -> Granted:
-    """Ask to fetch an artifact, and verify the answer: steps 1 to 8 of `verification`.
+    """Find what a reference names now, ask to fetch it, and verify the answers: steps 1 to 8 of `verification`.
 
     Args:
-        asked: without `known_size`, which is this function's to fill in.
         state_dir: where this machine remembers the log; needed where the policy pins one.
 
     Raises:
-        Untrusted: signature, signer, trust data; a receipt that is missing or does not hold.
+        Untrusted: signature, signer, trust data; a receipt that is missing or does not hold; a tag that went back.
         Refused, NotFound: the registry's answer.
     """
     if policy.log is None:
-        grant = api.request_grant(repository, asked)
-        return Granted(grant, _verify_manifest(grant, policy, repository, asked, now), None)
+        asked = _asked(reference, resolve(api, reference), purpose, host, None)
+        grant = api.request_grant(reference.repository, asked)
+        return Granted(grant, _verify_manifest(grant, policy, reference.repository, asked, now), asked, None)
     with log_state.held(_remembered(state_dir), policy.log) as seen:
-        grant = api.request_grant(repository, asked.model_copy(update={"known_size": seen.size}))
-        verified = _verify_manifest(grant, policy, repository, asked, now)
-        _require_answer(grant, repository, asked)
+        found = resolve(api, reference)
+        if found is not None:
+            seen.require_tag(reference.repository, found.tag, found.version, found.artifact)
+        asked = _asked(reference, found, purpose, host, seen.size)
+        grant = api.request_grant(reference.repository, asked)
+        verified = _verify_manifest(grant, policy, reference.repository, asked, now)
+        _require_answer(grant, reference.repository, asked)
         expected = Expected(
             type=log_proof.GRANTED,
-            repository=repository,
+            repository=reference.repository,
             artifact=Digest.parse(asked.artifact),
-            host=asked.host,
-            purpose=asked.purpose,
+            host=host,
+            purpose=purpose,
             tag=asked.tag,
             verified_host=_own_name(api, state_dir),
             detail={"grant": grant.id},
@@ -61,8 +75,37 @@ def request(
         entry = log_proof.verify(
             grant.receipt, grant.consistency, policy.log, expected, index=grant.event, newest=seen.newest, now=now
         )
+        if found is not None and not 0 <= found.version < entry.index:
+            raise LogNotIntact(
+                f"the registry names entry {found.version} as the one that moved {found.tag}, later than the grant of it "
+                f"(entry {entry.index})"
+            )
         seen.advance(entry.checkpoint)
-    return Granted(grant, verified, entry)
+        if found is not None:
+            seen.remember_tag(reference.repository, found.tag, found.version, found.artifact)
+    return Granted(grant, verified, asked, entry)
+
+
+def resolve(api: Api, reference: Reference) -> wire.TagInfo | None:
+    """What a reference's tag points at right now; None for a reference with a digest, which asks nobody."""
+    if reference.digest is not None:
+        return None
+    found = api.resolve(reference.repository, reference.tag_or_default)
+    if found.tag != reference.tag_or_default:
+        raise Unreachable(f"{api.registry} answered about the tag {found.tag}, not {reference.tag_or_default}")
+    return found
+
+
+def _asked(
+    reference: Reference,
+    found: wire.TagInfo | None,
+    purpose: Literal["pull", "launch"],
+    host: str,
+    known_size: int | None,
+) -> wire.GrantRequest:
+    artifact = found.artifact if found is not None else str(reference.digest)
+    tag = found.tag if found is not None else reference.tag
+    return wire.GrantRequest(artifact=artifact, purpose=purpose, host=host, tag=tag, known_size=known_size)
 
 
 def tell(

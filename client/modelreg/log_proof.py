@@ -78,6 +78,15 @@ def verify(
             expected=index,
             found=found.index,
         )
+    if now is not None and newest is not None and found.index < newest.size:
+        # Whatever the registry records now comes after all that this machine has seen of the log.
+        raise ReceiptMismatch(
+            f"the receipt's entry {found.index} was there before this request: the log had {newest.size} entries; the "
+            "registry answers with an earlier grant",
+            member="index",
+            expected=newest.size,
+            found=found.index,
+        )
     found.require(
         type=expected.type,
         repository=expected.repository,

@@ -1,6 +1,7 @@
 """What this machine has seen of custody logs: the newest checkpoint of each, which every later one must continue.
 
     <state_dir>/logs/<origin>-<digest>/checkpoint    the signed note; replaced only by one that was proven to continue it
+                                       tags.json     the version of each tag, as its last answer gave it
                                        lock          held from the question to the verified answer
 
 The lock spans the request: two commands that asked with the same checkpoint would each get a proof from it, and nothing
@@ -9,6 +10,7 @@ would show that their two answers are one log. Remove a log's folder and the mac
 
 import fcntl
 import hashlib
+import json
 import os
 import re
 import time
@@ -20,7 +22,7 @@ from pathlib import Path
 from modelreg import checkpoints, notes
 from modelreg.checkpoints import Checkpoint
 from modelreg.durable import make_folder, replace_file
-from modelreg.errors import LogNotIntact, Misconfigured, Unreachable
+from modelreg.errors import LogForked, LogNotIntact, LogRolledBack, Misconfigured, Unreachable
 from modelreg.trust import LogTrust
 
 WAIT_SECONDS = 120.0  # for another command's question to the same registry
@@ -46,6 +48,43 @@ class Seen:
             return
         replace_file(self.folder / "checkpoint", verified.note, mode=0o600)
         self.newest = verified
+
+    def require_tag(self, repository: str, tag: str, version: int, artifact: str) -> None:
+        """Refuse a tag that went back: its version is the index of the event that moved it, which only grows.
+
+        Raises:
+            LogRolledBack: an older version than this machine has seen.
+            LogForked: the same version, pointing elsewhere.
+            Misconfigured: the memory is damaged.
+        """
+        known_version, known_artifact = self._tags().get(f"{repository}:{tag}", (-1, ""))
+        if version < known_version:
+            raise LogRolledBack(
+                f"{repository}:{tag} was moved by entry {version}, says the registry, and this machine has seen it moved by "
+                f"entry {known_version}: an old answer"
+            )
+        if version == known_version and artifact != known_artifact:
+            raise LogForked(
+                f"{repository}:{tag} points at {artifact} since entry {version}, says the registry, and it pointed at "
+                f"{known_artifact} since the same entry before"
+            )
+
+    def remember_tag(self, repository: str, tag: str, version: int, artifact: str) -> None:
+        """Remember where a tag points; durable when this returns."""
+        tags = self._tags()
+        if tags.get(f"{repository}:{tag}") != (version, artifact):
+            tags[f"{repository}:{tag}"] = (version, artifact)
+            replace_file(self.folder / "tags.json", json.dumps(tags, indent=1).encode(), mode=0o600)
+
+    def _tags(self) -> dict[str, tuple[int, str]]:
+        path = self.folder / "tags.json"
+        try:
+            found = json.loads(path.read_text("utf-8"))
+            return {name: (int(version), str(artifact)) for name, (version, artifact) in found.items()}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise _damaged(path, str(error)) from None
 
 
 @contextmanager
@@ -115,7 +154,7 @@ def _wait(fd: int, folder: Path) -> None:
 
 def _damaged(path: Path, why: str) -> Misconfigured:
     return Misconfigured(
-        f"{path}, the newest checkpoint this machine has seen, is damaged: {why}; restore it from a backup, or remove it to "
+        f"{path}, what this machine has seen of a custody log, is damaged: {why}; restore it from a backup, or remove it to "
         "forget what was seen (a log that was rolled back would then pass once)",
         path=str(path),
     )

@@ -64,10 +64,7 @@ def pull(
         Untrusted: signature, signer, trust data, receipt or bytes; nothing wrong gets a final name.
         Refused, NotFound: the registry's answer.
     """
-    artifact = resolve(api, reference)
-    tag = reference.tag_or_default if reference.digest is None else reference.tag
-    request = wire.GrantRequest(artifact=str(artifact), purpose=purpose, host=host, tag=tag)
-    granted = grants.request(api, policy, reference.repository, request, state_dir=state_dir, now=now)
+    granted = grants.request(api, policy, reference, purpose=purpose, host=host, state_dir=state_dir, now=now)
     grant, verified = granted.grant, granted.verified
     reused = any(cache.has_blob(entry) for entry in verified.manifest.files)
     transferred = transfer.download(
@@ -81,18 +78,20 @@ def pull(
     folder = cache.complete(verified)
     if reused and check_reused:
         cache.check(verified, meter("verifying", verified.manifest.total_bytes))
-    cache.keep_receipt(artifact, grant.receipt.encode())
+    cache.keep_receipt(verified.manifest.digest, grant.receipt.encode())
     report = {"transferred_bytes": transferred}
-    told = Queued("received", grant.id, reference.repository, str(artifact), host, purpose, report)
+    told = Queued("received", grant.id, reference.repository, granted.asked.artifact, host, purpose, report)
     reports.send_or_queue(api, policy, told, state_dir=state_dir, outbox=outbox)
     return Pulled(verified, folder, grant, transferred, granted.entry)
 
 
 def resolve(api: Api, reference: Reference) -> Digest:
     """The artifact a reference names: its digest, else what its tag points at right now."""
-    if reference.digest is not None:
-        return reference.digest
-    return Digest.parse(api.resolve(reference.repository, reference.tag_or_default).artifact)
+    found = grants.resolve(api, reference)
+    if found is not None:
+        return Digest.parse(found.artifact)
+    assert reference.digest is not None
+    return reference.digest
 
 
 def export(pulled: Pulled, output: Path, progress: Progress) -> None:
