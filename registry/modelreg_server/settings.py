@@ -78,6 +78,12 @@ class Settings(BaseSettings):
         pattern=r"^[\x21-\x2a\x2c-\x7e]{1,200}$",
         description="Name of the custody log in its checkpoints, such as registry.acme.example/log; fixed at the first start.",
     )
+    log_publish_seconds: float = Field(
+        default=1.0, ge=0.05, le=600, description="How often new events are copied to the blob store."
+    )
+    log_publish_max_lag_seconds: int = Field(
+        default=3600, ge=1, description="How long the blob store may fail to take them before grants are refused."
+    )
     publication_seconds: int = Field(default=7 * 86400, ge=60, description="How long an open publication can resume.")
 
     @field_validator("behind_proxy")
