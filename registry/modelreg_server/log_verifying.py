@@ -32,10 +32,14 @@ _ORDER = (*_PLAIN_COLUMNS, *_JSON_COLUMNS)
 
 @dataclass(frozen=True)
 class Finding:
-    """What is wrong. `index` is the first entry it concerns; None where only the whole can be said to be wrong."""
+    """What is wrong. `index` is the first entry it concerns; None where only the whole can be said to be wrong.
+
+    `span` entries from there on are under suspicion together.
+    """
 
     index: int | None
     what: str
+    span: int = 1
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,6 @@ def verify(connection: Connection, copies: Copies, segments: Segments | None = N
     `segments` shares the work between processes; without it this one does all. Memory does not grow with the log. The
     connection's transaction should see one state of the database; what is appended meanwhile is not looked at.
     """
-    session = Session(connection)
     head, counted = _head(connection)
     if head is None:
         return Report(0, None, signed=False, published_size=None, findings=(Finding(None, "the log has no head"),))
@@ -81,14 +84,16 @@ def verify(connection: Connection, copies: Copies, segments: Segments | None = N
     findings += _extra(connection, size, counted)
     if not findings:
         findings += _head_findings(head, tree, copies)
-    published, compared = _compare(session, size, copies)
+    with Session(connection) as session:
+        published, compared = _compare(session, size, copies)
+        findings = [_placed(session, it, size, copies) if it.span > 1 and published else it for it in findings]
+        references = [Finding(index, what) for index, what in reference_findings(session)]
     findings += compared
     if published is not None and not compared:
         # What was published is there, so what is wrong and cannot be placed comes after it.
         findings = [Finding(published, it.what) if it.index is None and published < size else it for it in findings]
-    findings += [Finding(index, what) for index, what in reference_findings(session)]
-    ordered = sorted(findings, key=lambda it: (it.index is None, it.index or 0))
-    root = tree.root() if not findings else None
+    ordered = sorted([*findings, *references], key=lambda it: (it.index is None, it.index or 0))
+    root = tree.root() if not ordered else None
     return Report(size, root, head.checkpoint is not None, published, tuple(ordered))
 
 
@@ -129,7 +134,7 @@ def verify_rows(
                     if level == 0
                     else f"the node at level {level} above it is not that of the entries"
                 )
-                return Segment((), Finding((at << level) + start, what))
+                return Segment((), Finding((at << level) + start, what, 1 << level))
         tree.finished.clear()
         expected += 1
     if expected < stop:
@@ -224,7 +229,8 @@ def _above(
     for level, index, value in upper.finished:
         if level and stored.get((level + SEGMENT_LEVEL, index)) != value:
             first = index << (level + SEGMENT_LEVEL)
-            findings.append(Finding(first, f"the node at level {level + SEGMENT_LEVEL} is not that of the entries"))
+            what = f"the node at level {level + SEGMENT_LEVEL} is not that of the entries"
+            findings.append(Finding(first, what, 1 << (level + SEGMENT_LEVEL)))
     rest = list(frontiers[full]) if len(frontiers) > full else []
     return merkle.Growing(size, upper.frontier + rest), findings
 
@@ -288,6 +294,24 @@ def _compare(session: Session, size: int, copies: Copies) -> tuple[int | None, l
     return published.size, [
         Finding(size, f"a log of {published.size} entries was published, and {size} are here: it was rolled back")
     ]
+
+
+def _placed(session: Session, finding: Finding, size: int, copies: Copies) -> Finding:
+    """Name the entry under a node that is wrong: the first one whose published leaf, proved, is another."""
+    published = copies.newest()
+    if published is None or finding.index is None:
+        return finding
+    ours, theirs = custody_tree.reader(session), tiles.reader(published.size, copies.read_tile)
+    try:
+        for index in range(finding.index, min(finding.index + finding.span, size, published.size)):
+            leaf = theirs([(0, index)])[0]
+            if ours([(0, index)])[0] != leaf:
+                path = merkle.inclusion(index, published.size, theirs)
+                merkle.verify_inclusion(leaf, index, published.size, path, published.root)
+                return Finding(index, "another entry was published")
+    except LogNotIntact:  # of the copies: they say nothing then
+        return finding
+    return finding
 
 
 def first_difference(size: int, ours: merkle.NodeReader, theirs: merkle.NodeReader) -> int | None:

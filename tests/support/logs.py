@@ -57,7 +57,9 @@ def event_of(number: int) -> tuple[Actor, Event]:
     person = f"person:p{number % 7}"
     host = HostFacts(f"gpu-{number % 5}", HostClass.SERVER, "eu-1") if number % 3 == 0 else None
     actor = Actor(person, f"{number % 4:036}", "10.0.0.7", "modelreg/0.3", {"iss": "x"} if number % 2 else None, host)
-    kind = (EventType.ARTIFACT_GRANTED, EventType.TAG_MOVED, EventType.TOKEN_ISSUED, EventType.ARTIFACT_LOADED)[number % 4]
+    kind = (EventType.ARTIFACT_GRANTED, EventType.TAG_MOVED, EventType.TOKEN_ISSUED, EventType.ARTIFACT_LOADED)[
+        number % 4
+    ]
     named = kind is EventType.TOKEN_ISSUED
     return actor, Event(
         kind,
