@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Protocol
 
 import anyio.to_thread
 from fastapi import FastAPI
@@ -13,11 +14,14 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from modelreg import __version__
 from modelreg.trust_metadata import parse_pinned_root
-from modelreg_server import database, log_keys, problems, timestamping
+from modelreg_server import database, log_checking, log_keys, problems, timestamping
+from modelreg_server.database import Database
 from modelreg_server.dependencies import Parts, read_policy, read_root
 from modelreg_server.group_commit import Recorder
 from modelreg_server.identity.federation import Federation
 from modelreg_server.identity.tokens import TokenAuthenticator
+from modelreg_server.log_copies import Copies
+from modelreg_server.log_publishing import Publishing
 from modelreg_server.measuring import Measuring
 from modelreg_server.migrations import require_current
 from modelreg_server.routes import (
@@ -37,12 +41,13 @@ from modelreg_server.routes import (
     trust,
 )
 from modelreg_server.settings import Settings
-from modelreg_server.storage import BlobStore, Presigner
+from modelreg_server.storage import BlobStore, LogStore, Presigner
 from modelreg_server.storage.directory import DirectoryStore
 from modelreg_server.traffic import Counters, Traffic
 
 _log = logging.getLogger(__name__)
 _MEASURING_CONNECTIONS = 8  # beside one for every request thread
+_PUBLISHING_CONNECTIONS = 2  # one reads, one holds the lock
 
 
 def create_app(settings: Settings, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> FastAPI:
@@ -50,8 +55,11 @@ def create_app(settings: Settings, clock: Callable[[], datetime] = lambda: datet
 
     Raises:
         Misconfigured: the database is unreachable or not migrated, the store unreachable, the trust policy unreadable.
+        RecordUnavailable: the custody log may not be appended to.
     """
-    opened = database.connect(settings.resolved_database_url, settings.threads + _MEASURING_CONNECTIONS)
+    opened = database.connect(
+        settings.resolved_database_url, settings.threads + _MEASURING_CONNECTIONS + _PUBLISHING_CONNECTIONS
+    )
     require_current(opened.engine)
     if settings.trust_policy is not None:
         read_policy(settings.trust_policy)
@@ -61,8 +69,15 @@ def create_app(settings: Settings, clock: Callable[[], datetime] = lambda: datet
         _log.warning("no trust policy (MODELREG_TRUST_POLICY): nothing can be published")
     federation = Federation(settings.identities)
     federation.issuers()  # a malformed file stops the start, not the first login
-    opened = replace(opened, log_signer=log_keys.open_signer(settings, opened))
-    store, presigner = _store(settings)
+    store, presigner = open_store(settings)
+    opened, copies = open_log(settings, opened, store, clock())
+    publishing = Publishing(
+        opened,
+        copies,
+        settings.data_dir / "log.publishing.lock",
+        every_seconds=settings.log_publish_seconds,
+        max_lag_seconds=settings.log_publish_max_lag_seconds,
+    )
     measuring = Measuring(store, len(os.sched_getaffinity(0)))
     counters = Counters()
 
@@ -70,8 +85,10 @@ def create_app(settings: Settings, clock: Callable[[], datetime] = lambda: datet
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         # Threads and database connections are sized together: a thread without a connection would wait for one.
         anyio.to_thread.current_default_thread_limiter().total_tokens = settings.threads
+        publishing.start()
         yield
         measuring.close()
+        publishing.close()
         opened.dispose()
 
     app = FastAPI(
@@ -95,6 +112,7 @@ def create_app(settings: Settings, clock: Callable[[], datetime] = lambda: datet
         measuring=measuring,
         clock=clock,
         counters=counters,
+        publishing=publishing,
         tsa=_time_stamping_authority(settings),
     )
     for module in (
@@ -129,7 +147,32 @@ def _time_stamping_authority(settings: Settings) -> timestamping.TimeStampingAut
     return timestamping.load(settings.tsa_key, settings.tsa_certificate, settings.tsa_policy, password)
 
 
-def _store(settings: Settings) -> tuple[BlobStore, Presigner | None]:
+def open_log(
+    settings: Settings, opened: Database, store: LogStore, now: datetime, *, check: bool = True
+) -> tuple[Database, Copies]:
+    """The database with what its log is signed with, and the log's copies in the store.
+
+    Raises:
+        Misconfigured: the log's key is not there.
+        RecordUnavailable: the log contradicts itself or what was published; left out without `check`.
+    """
+    signer = log_keys.open_signer(settings, opened)
+    opened, copies = replace(opened, log_signer=signer), Copies(store, signer)
+    if check:
+        log_checking.require_appendable(opened, copies, now)
+    return opened, copies
+
+
+class _Store(BlobStore, LogStore, Protocol):
+    """What both adapters are."""
+
+
+def open_store(settings: Settings) -> tuple[_Store, Presigner | None]:
+    """The store that the settings name, and what presigns for it.
+
+    Raises:
+        Misconfigured: it cannot be reached.
+    """
     if settings.s3_bucket is None:
         return DirectoryStore(settings.data_dir), None
     from modelreg_server.storage.s3 import S3Store  # noqa: PLC0415  # boto3 costs seconds that the embedded default saves

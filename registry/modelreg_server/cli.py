@@ -1,4 +1,4 @@
-"""`modelreg-server init | migrate | serve | sweep`. Settings come from `MODELREG_*`; a flag goes before them."""
+"""`modelreg-server init | migrate | serve | sweep | log`. Settings come from `MODELREG_*`; a flag goes before them."""
 
 import argparse
 import logging
@@ -6,7 +6,6 @@ import os
 import socket
 import ssl
 import sys
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ from pydantic import ValidationError
 
 from modelreg import __version__
 from modelreg.errors import Misconfigured, ModelregError
-from modelreg_server import database, log_keys, migrations, sweeping
-from modelreg_server.app import create_app
+from modelreg_server import database, log_commands, log_copies, migrations, sweeping
+from modelreg_server.app import create_app, open_log, open_store
 from modelreg_server.custody import Actor
 from modelreg_server.identity import EVERYWHERE, Scope, Verb, tokens
 from modelreg_server.settings import Settings
@@ -57,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         "sweep", parents=[common], help="remove what expired: uploads of publications, used tokens"
     )
     sweep.set_defaults(run=_sweep)
+    log_commands.add(commands, common, _settings)
     return parser
 
 
@@ -75,9 +75,8 @@ def _init(options: argparse.Namespace) -> None:
     settings = _settings(options)
     opened = database.connect(settings.resolved_database_url)
     migrations.migrate(opened.engine)
-    signer = log_keys.open_signer(settings, opened)
-    opened = replace(opened, log_signer=signer)
     now = datetime.now(UTC)
+    opened, copies = open_log(settings, opened, open_store(settings)[0], now)
     actor = Actor("server:init", None)
     with opened.writing() as session, session.begin():
         if tokens.every_token(session, now):
@@ -86,8 +85,10 @@ def _init(options: argparse.Namespace) -> None:
         text, _row = tokens.issue(
             session, actor, principal="person:admin", scopes=scopes, lifetime=_ADMIN_TOKEN_LIFETIME, now=now
         )
+    with opened.reading() as session:
+        log_copies.publish(session, copies, 0)
     print("The custody log's key, for `modelreg trust init --log` or the [log] table of the trust policy:")
-    print(log_keys.verifier_of(signer))
+    print(log_keys.verifier_of(log_keys.open_signer(settings, opened)))
     print("The admin token, shown once and valid for an hour; issue named ones with it (`modelreg token create`):")
     print(text)
 

@@ -70,6 +70,11 @@ def commitment_of(salt: bytes, canonical_body: bytes) -> str:
     return hashlib.sha256(salt + canonical_body).hexdigest()
 
 
+def plain_sha256_of(body: dict[str, Any]) -> str:
+    """By which a row is found again."""
+    return hashlib.sha256(canonical_json(body)).hexdigest()
+
+
 def pseudonym(commitment: str) -> str:
     """What is shown of somebody who was erased: the same word for the same commitment."""
     return f"erased:{commitment[:16]}"

@@ -27,6 +27,7 @@ from modelreg_server.group_commit import Recorder
 from modelreg_server.identity import EVERYWHERE, Anonymous, Authenticator, Verb, hosts, tokens
 from modelreg_server.identity.federation import Federation
 from modelreg_server.identity.hosts import Received
+from modelreg_server.log_publishing import Publishing
 from modelreg_server.measuring import Measuring
 from modelreg_server.settings import Settings
 from modelreg_server.storage import BlobStore, Presigner
@@ -48,6 +49,7 @@ class Parts:
     measuring: Measuring
     clock: Callable[[], datetime]
     counters: Counters
+    publishing: Publishing
     tsa: TimeStampingAuthority | None = None
 
     def trust_policy(self) -> trust.TrustPolicy:

@@ -82,6 +82,12 @@ class Settings(BaseSettings):
         default=None,
         description="File of the witnesses that cosign checkpoints, `witness NAME VKEY URL` a line; none asks none.",
     )
+    log_publish_seconds: float = Field(
+        default=1.0, ge=0.05, le=600, description="How often new events are copied to the blob store."
+    )
+    log_publish_max_lag_seconds: int = Field(
+        default=3600, ge=1, description="How long the blob store may fail to take them before grants are refused."
+    )
     publication_seconds: int = Field(default=7 * 86400, ge=60, description="How long an open publication can resume.")
 
     @field_validator("behind_proxy")

@@ -14,6 +14,7 @@ from sqlalchemy import (
     Index,
     LargeBinary,
     String,
+    Table,
     TypeDecorator,
     UniqueConstraint,
     false,
@@ -51,6 +52,11 @@ class UtcDateTime(TypeDecorator[datetime]):
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def table_of(kind: type[SQLModel]) -> Table:
+    """The table behind a class of rows, for statements that need no objects."""
+    return SQLModel.metadata.tables[str(kind.__tablename__)]
 
 
 def hex_64_check(column: str) -> CheckConstraint:

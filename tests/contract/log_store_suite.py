@@ -70,7 +70,20 @@ class LogStoreSuite:
 
     @pytest.mark.parametrize(
         "key",
-        ["", "log", "log/", "log//a", "log/../a", "log/.p/a", "log/a/..", "blobs/a", "/log/a", "log/a.b", "log/a\0", "log/a/"],
+        [
+            "",
+            "log",
+            "log/",
+            "log//a",
+            "log/../a",
+            "log/.p/a",
+            "log/a/..",
+            "blobs/a",
+            "/log/a",
+            "log/a.b",
+            "log/a\0",
+            "log/a/",
+        ],
     )
     def test_a_key_that_is_not_the_logs_is_refused_everywhere(self, copies, key):
         for attempt in (

@@ -27,6 +27,7 @@ _RANGE = re.compile(r"bytes=([0-9]{1,19})-([0-9]{1,19})?", re.ASCII)
 @router.post(REPOSITORY + "/grants", status_code=201, summary="Ask to fetch an artifact")
 def grant(repository: RepositoryDep, request: wire.GrantRequest, caller: Puller, parts: PartsDep) -> wire.Grant:
     """Decides and records; the event is durable before this answers."""
+    parts.publishing.require_recent()
     policy = parts.trust_policy() if parts.has_trust_policy else None
     granted = retrieval.grant(
         parts.recorder,

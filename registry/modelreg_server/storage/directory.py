@@ -192,7 +192,7 @@ class DirectoryStore:
                 with _opened(path, os.O_RDONLY) as descriptor:
                     if os.fstat(descriptor).st_size > max_bytes:
                         return None
-                    with open(descriptor, "rb", closefd=False) as file:  # noqa: PTH123  # a descriptor, not a path
+                    with open(descriptor, "rb", closefd=False) as file:  # a descriptor, not a path
                         return file.read(max_bytes)
             except (FileNotFoundError, NotADirectoryError):
                 return None
