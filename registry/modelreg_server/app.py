@@ -13,7 +13,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from modelreg import __version__
 from modelreg.trust_metadata import parse_pinned_root
-from modelreg_server import database, log_keys, problems, timestamping
+from modelreg_server import database, log_keys, problems, timestamping, witnessing
 from modelreg_server.dependencies import Parts, read_policy, read_root
 from modelreg_server.identity.federation import Federation
 from modelreg_server.identity.tokens import TokenAuthenticator
@@ -22,6 +22,7 @@ from modelreg_server.migrations import require_current
 from modelreg_server.routes import (
     access,
     events,
+    evidence,
     exchange,
     grants,
     health,
@@ -92,6 +93,7 @@ def create_app(settings: Settings, clock: Callable[[], datetime] = lambda: datet
         clock=clock,
         counters=counters,
         tsa=_time_stamping_authority(settings),
+        witnesses=witnessing.open_witnesses(settings.witnesses),
     )
     for module in (
         health,
@@ -105,6 +107,7 @@ def create_app(settings: Settings, clock: Callable[[], datetime] = lambda: datet
         events,
         timestamps,
         signatures,
+        evidence,
         trust,
     ):
         app.include_router(module.router)

@@ -31,6 +31,7 @@ from modelreg_server.settings import Settings
 from modelreg_server.storage import BlobStore, Presigner
 from modelreg_server.timestamping import TimeStampingAuthority
 from modelreg_server.traffic import Counters
+from modelreg_server.witnessing import Witnesses
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Parts:
     clock: Callable[[], datetime]
     counters: Counters
     tsa: TimeStampingAuthority | None = None
+    witnesses: Witnesses | None = None
 
     def trust_policy(self) -> trust.TrustPolicy:
         """The policy that publications must satisfy; read again each time, so that an edit holds at once.

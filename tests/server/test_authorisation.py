@@ -114,6 +114,8 @@ def cases(published):
         ("GET", "/v1/events"): ("/v1/events", None, "audit:*/*"),
         ("POST", "/v1/timestamps"): ("/v1/timestamps", None, "push:demo/m"),
         ("GET", "/v1/signatures"): ("/v1/signatures", None, "audit:*/*"),
+        ("GET", "/v1/evidence"): (f"/v1/evidence?artifact={artifact}", None, "audit:*/*"),
+        ("GET", "/v1/evidence/events"): (f"/v1/evidence/events?artifact={artifact}&size=1", None, "audit:*/*"),
         ("PUT", "/v1/trust"): (
             "/v1/trust",
             {"roots": ["{}"], "timestamp": "{}", "snapshot": "{}", "targets": "{}", "files": {}},

@@ -85,6 +85,8 @@ TABLE = {
     "POST /v1/token-exchange": rule(answer=401, scope="token"),
     "POST /v1/timestamps": rule("push", answer=422, scope="somewhere"),  # the empty query
     "GET /v1/signatures": rule("everywhere-audit", scope="everywhere"),
+    "GET /v1/evidence": rule("everywhere-audit", answer=404, scope="everywhere"),  # of what was never published
+    "GET /v1/evidence/events": rule("everywhere-audit", scope="everywhere"),
     "PUT /v1/trust": rule("everywhere-admin", answer=422, scope="everywhere"),  # the empty root
     "GET /v1/trust/metadata/{name}": rule(*ROLES, answer=404, scope="anybody"),  # nothing is published
     "GET /v1/trust/targets/{name}": rule(*ROLES, answer=404, scope="anybody"),
@@ -216,6 +218,8 @@ def everywhere(world, route, *, exists):
             {"name": f"new-{uuid.uuid4().hex[:8]}", "host_class": "server", "zone": "z"},
         ),
         "GET /v1/signatures": ("/v1/signatures?identity=email:x", None),
+        "GET /v1/evidence": (f"/v1/evidence?artifact={NO_DIGEST}", None),
+        "GET /v1/evidence/events": (f"/v1/evidence/events?artifact={NO_DIGEST}&size=1", None),
         "PUT /v1/trust": (
             "/v1/trust",
             {"roots": ["{}"], "timestamp": "{}", "snapshot": "{}", "targets": "{}", "files": {}},
