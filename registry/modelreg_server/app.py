@@ -63,6 +63,7 @@ def create_app(settings: Settings, clock: Callable[[], datetime] = lambda: datet
     store, presigner = _store(settings)
     measuring = Measuring(store, len(os.sched_getaffinity(0)))
     counters = Counters()
+    witnesses = witnessing.open_witnesses(settings.witnesses)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -70,6 +71,8 @@ def create_app(settings: Settings, clock: Callable[[], datetime] = lambda: datet
         anyio.to_thread.current_default_thread_limiter().total_tokens = settings.threads
         yield
         measuring.close()
+        if witnesses is not None:
+            witnesses.close()
         opened.dispose()
 
     app = FastAPI(
@@ -93,7 +96,7 @@ def create_app(settings: Settings, clock: Callable[[], datetime] = lambda: datet
         clock=clock,
         counters=counters,
         tsa=_time_stamping_authority(settings),
-        witnesses=witnessing.open_witnesses(settings.witnesses),
+        witnesses=witnesses,
     )
     for module in (
         health,
