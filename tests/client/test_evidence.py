@@ -15,7 +15,7 @@ from modelreg.errors import ModelregError
 from modelreg.references import parse_reference
 from modelreg_server import custody_identities
 from modelreg_server.tables import Derivation, Recall
-from support.fuzzing import mutations
+from support.fuzzing import assert_value_or_refusal, bounded, given, json_texts, mutations, st
 from support.registry import QUIET, Trust, running_registry
 from support.witnesses import WitnessProcess
 
@@ -485,6 +485,42 @@ def test_no_change_of_bytes_gets_past_what_is_proved(world, file, policy_file):
         for name in proved:
             assert document[name] == original[name], name
     assert failed > 50
+
+
+@bounded
+@given(data=st.data())
+def test_any_json_in_any_member_gives_a_report_or_a_refusal(made_once, data):
+    raw, policy = made_once
+    document = json.loads(raw)
+    place = document
+    for _ in range(data.draw(st.integers(0, 4))):
+        inner = [
+            value
+            for value in (place.values() if isinstance(place, dict) else place)
+            if isinstance(value, dict | list) and value
+        ]
+        if not inner:
+            break
+        place = data.draw(st.sampled_from(inner))
+    key = (
+        data.draw(st.sampled_from(sorted(place)))
+        if isinstance(place, dict)
+        else data.draw(st.integers(0, len(place) - 1))
+    )
+    place[key] = data.draw(json_texts())
+    try:
+        changed = canonical_json(document) + b"\n"
+    except ValueError:
+        return
+    assert_value_or_refusal(lambda text: evidence.verify(evidence.parse(text), policy, datetime.now(UTC)), changed)
+
+
+@pytest.fixture(scope="module")
+def made_once(world):
+    from modelreg import evidence_collection
+
+    file = evidence_collection.collect(world.api(world.auditor), world.artifact, datetime.now(UTC), identities=True)
+    return evidence.render(file), trust.parse((world.plain_policy + log_table(world.log, world.witnesses, 2)).encode())
 
 
 def test_pages_of_events_are_put_together(world, create, verify, tmp_path, monkeypatch):
