@@ -10,7 +10,7 @@ import urllib3
 from pydantic import BaseModel, ValidationError
 from urllib3.exceptions import HTTPError
 
-from modelreg import connections, host_signing, problem_details, wire, wire_log
+from modelreg import connections, host_signing, problem_details, wire, wire_evidence, wire_log
 from modelreg.connections import Transient
 from modelreg.digests import Digest
 from modelreg.errors import ModelregError, StorageUnavailable, Unreachable
@@ -243,6 +243,21 @@ class Api:
     def log_tile(self, path: str) -> bytes:
         """A tile or entry bundle of the log, by `tiles.Tile.path`, untrusted."""
         return self._bytes(f"/v1/log/tile/{path}")
+
+    def evidence(self, artifact: Digest) -> wire_evidence.EvidenceDossier:
+        """What is recorded of an artifact, and a checkpoint to prove its entries against (audit everywhere); untrusted."""
+        return self._get(f"/v1/evidence?artifact={artifact}", wire_evidence.EvidenceDossier)
+
+    def evidence_events(self, artifact: Digest, size: int) -> Iterable[wire_evidence.EvidenceEvents]:
+        """The entries about an artifact in the log of `size` entries, page by page, untrusted."""
+        after: int | None = -1
+        while after is not None:
+            query = urlencode({"artifact": str(artifact), "size": size, "after": after})
+            page = self._get(f"/v1/evidence/events?{query}", wire_evidence.EvidenceEvents)
+            yield page
+            if page.next_after is not None and page.next_after <= after:
+                raise Unreachable(f"{self.registry} lists events in a circle")
+            after = page.next_after
 
     def publish_trust(self, publication: wire.TrustPublication) -> wire.TrustPublished:
         """Publish a trust repository (admin). Sending the same again is safe."""

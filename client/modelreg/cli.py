@@ -72,6 +72,7 @@ def parser() -> argparse.ArgumentParser:
     _receipts(commands, common)
     _looking(commands, common, top)
     _comparing(commands, common)
+    _evidence(commands, common)
     _witness(commands, common)
     _trust(commands, common)
     _account(commands, common)
@@ -224,6 +225,22 @@ def _comparing(commands: "Commands", common: argparse.ArgumentParser) -> None:
     diff.add_argument("after", metavar="REF|DIR")
     diff.add_argument("--headers", action="store_true", help="tensors by name, type and shape only; nothing is pulled")
     diff.set_defaults(run="comparing:run_diff")
+
+
+def _evidence(commands: "Commands", common: argparse.ArgumentParser) -> None:
+    evidence = commands.add_parser("evidence", help="what is recorded of an artifact, in one file").add_subparsers(
+        required=True, metavar="create|verify"
+    )
+    create = evidence.add_parser("create", parents=[common], help="collect it from the registry (audit), and verify it")
+    create.add_argument("reference", metavar="REF|DIGEST", help="namespace/name[:tag][@sha256:…], or sha256:…")
+    create.add_argument("--output", "-o", type=Path, metavar="FILE", help="<digest>.evidence.json where none is given")
+    create.add_argument("--without-identities", action="store_true", help="leave out who did it; commitments stay")
+    create.set_defaults(run="evidencing:run_create")
+    verify = evidence.add_parser("verify", parents=[common], help="check a file with the trust policy, without network")
+    verify.add_argument("file", type=Path, metavar="FILE")
+    verify.add_argument("--artifact", metavar="DIGEST", help="refuse evidence of another artifact")
+    verify.add_argument("--at", metavar="TIME", help="as of then: for certificates and the policy's own freshness")
+    verify.set_defaults(run="evidencing:run_verify")
 
 
 def _witness(commands: "Commands", common: argparse.ArgumentParser) -> None:

@@ -33,6 +33,7 @@ from modelreg.merkle import EMPTY_ROOT, MAX_SIZE
 from modelreg.notes import VerifierKey
 
 MAX_PROOF_LINES = 63
+MAX_TEXT_BYTES = 8 * 1024  # of a checkpoint: what is kept of it must be readable again with the signatures below it
 MAX_BODY_BYTES = notes.MAX_NOTE_BYTES + 64 * 64
 MAX_CONNECTIONS = 64
 CONNECTION_SECONDS = 60.0
@@ -244,6 +245,8 @@ def _head(untrusted_note: bytes) -> Head:
     """
     note = notes.parse(untrusted_note)
     lines = note.text.decode().removesuffix("\n").split("\n")
+    if len(note.text) > MAX_TEXT_BYTES:
+        raise LogNotIntact(f"a checkpoint of {len(note.text)} bytes; the limit is {MAX_TEXT_BYTES}")
     if len(lines) < 3 or not all(lines):
         raise LogNotIntact("a checkpoint has three lines, origin, size and root, and no empty one")
     if not _SIZE.fullmatch(lines[1]) or int(lines[1]) > MAX_SIZE:
@@ -299,6 +302,8 @@ class _Handler(BaseHTTPRequestHandler):
     server_version = "modelreg-witness"
     sys_version = ""
     timeout = SILENCE_SECONDS
+    wbufsize = -1  # head and body in one packet: apart, they are 40 ms apart (seen)
+    disable_nagle_algorithm = True
     server: WitnessServer
 
     def do_POST(self) -> None:
@@ -319,6 +324,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, self.server.witness.checkpoint(monitored[1]))
         except Answer as answer:
             self._refuse(answer)
+        except OSError as error:
+            self._refuse(Answer(500, f"this witness cannot read what it cosigned: {error.strerror}\n"))
 
     def _body(self) -> bytes:
         length = self.headers.get("Content-Length", "")

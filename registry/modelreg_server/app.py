@@ -14,7 +14,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from modelreg import __version__
 from modelreg.trust_metadata import parse_pinned_root
-from modelreg_server import database, log_checking, log_keys, problems, timestamping
+from modelreg_server import database, log_checking, log_keys, problems, timestamping, witnessing
 from modelreg_server.database import Database
 from modelreg_server.dependencies import Parts, read_policy, read_root
 from modelreg_server.group_commit import Recorder
@@ -27,6 +27,7 @@ from modelreg_server.migrations import require_current
 from modelreg_server.routes import (
     access,
     events,
+    evidence,
     exchange,
     grants,
     health,
@@ -80,6 +81,7 @@ def create_app(settings: Settings, clock: Callable[[], datetime] = lambda: datet
     )
     measuring = Measuring(store, len(os.sched_getaffinity(0)))
     counters = Counters()
+    witnesses = witnessing.open_witnesses(settings.witnesses)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -89,6 +91,8 @@ def create_app(settings: Settings, clock: Callable[[], datetime] = lambda: datet
         yield
         measuring.close()
         publishing.close()
+        if witnesses is not None:
+            witnesses.close()
         opened.dispose()
 
     app = FastAPI(
@@ -114,6 +118,7 @@ def create_app(settings: Settings, clock: Callable[[], datetime] = lambda: datet
         counters=counters,
         publishing=publishing,
         tsa=_time_stamping_authority(settings),
+        witnesses=witnesses,
     )
     for module in (
         health,
@@ -128,6 +133,7 @@ def create_app(settings: Settings, clock: Callable[[], datetime] = lambda: datet
         events,
         timestamps,
         signatures,
+        evidence,
         trust,
         log,
     ):

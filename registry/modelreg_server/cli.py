@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from modelreg import __version__
 from modelreg.errors import Misconfigured, ModelregError
-from modelreg_server import database, log_commands, log_copies, migrations, sweeping
+from modelreg_server import database, log_commands, log_copies, log_keys, migrations, sweeping
 from modelreg_server.app import create_app, open_log, open_store
 from modelreg_server.custody import Actor
 from modelreg_server.identity import EVERYWHERE, Scope, Verb, tokens

@@ -33,6 +33,7 @@ from modelreg_server.settings import Settings
 from modelreg_server.storage import BlobStore, Presigner
 from modelreg_server.timestamping import TimeStampingAuthority
 from modelreg_server.traffic import Counters
+from modelreg_server.witnessing import Witnesses
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Parts:
     counters: Counters
     publishing: Publishing
     tsa: TimeStampingAuthority | None = None
+    witnesses: Witnesses | None = None
 
     def trust_policy(self) -> trust.TrustPolicy:
         """The policy that publications must satisfy; read again each time, so that an edit holds at once.

@@ -32,7 +32,7 @@ MAX_BACK_OFF_SECONDS = 60.0
 _ROUNDS = 2  # the second with the size that the witness told
 _SIZE_TYPE = "text/x.tlog.size"
 
-Proof = Callable[[int, int], Sequence[bytes]]  # (old size, new size) -> RFC 6962 consistency proof
+Proof = Callable[[int], Sequence[bytes]]  # from an older size to the checkpoint's: an RFC 6962 consistency proof
 
 _log = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ class Witnesses:
         for address in asked:
             old = min(self._states[address].size, size)
             if old not in proofs:
-                proofs[old] = proof(old, size) if 0 < old < size else ()
+                proofs[old] = proof(old) if 0 < old < size else ()
             body = _request(old, proofs[old], note)
             jobs[self._start(address, body, note, ends)] = address
         done, late = wait(jobs, timeout=max(0.0, ends - time.monotonic()))
@@ -227,6 +227,15 @@ def _cosignature(untrusted: bytes, note: bytes, key: VerifierKey) -> bytes:
     if int.from_bytes(value[:8], "big") == 0:
         raise LogNotIntact("its cosignature says no time")
     return notes.line_of(key, value)
+
+
+def open_witnesses(path: Path | None) -> Witnesses | None:
+    """The witnesses of a file, or None where no file is named.
+
+    Raises:
+        Misconfigured: as `read_addresses`.
+    """
+    return None if path is None else Witnesses(read_addresses(path))
 
 
 def read_addresses(path: Path) -> list[WitnessAddress]:

@@ -131,3 +131,28 @@ def test_names_with_escape_sequences_do_not_reach_the_terminal(diff, pushed, tmp
     assert code == 40
     assert "\x1b" not in out
     assert "/a\\x1b[2J\\n: 1 -> 2" in out
+
+
+def test_what_was_revoked_after_it_was_pulled_can_still_be_looked_at(diff, registry, run, tmp_path):
+    assert diff("demo/compared:one", "demo/compared:two")[0] == 40
+    artifact = registry.api().resolve("demo/compared", "one").artifact
+    revoking = tmp_path / "revoking.toml"
+    revoking.write_text(registry.trust.policy_path.read_text().replace("artifacts = []", f'artifacts = ["{artifact}"]'))
+    environment = {k: v for k, v in registry.environment(tmp_path / "home").items() if k.startswith("MODELREG_")}
+    environment |= {"MODELREG_TRUST_POLICY": str(revoking), "XDG_STATE_HOME": str(tmp_path / "fresh")}
+    references = (f"demo/compared@{artifact}", "demo/compared:two")
+    code, out, _err = run("diff", *references, "--json", **environment)
+    assert (code, json.loads(out)["before"]["bytes"]) == (40, "measured in the local store")
+    # It is not fetched for that.
+    code, _out, err = run("diff", *references, **environment, MODELREG_CACHE_DIR=str(tmp_path / "empty"))
+    assert code == 21, err
+
+
+def test_a_local_manifest_that_was_changed_is_not_taken_for_the_artifacts(diff, registry, tmp_path):
+    assert diff("demo/compared:one", "demo/compared:two")[0] == 40
+    artifact = registry.api().resolve("demo/compared", "one").artifact.removeprefix("sha256:")
+    (kept,) = (tmp_path / "home").rglob(f"artifacts/{artifact}/manifest.json")
+    kept.write_bytes(kept.read_bytes().replace(b"config.json", b"confiG.json", 1))
+    code, out, _err = diff("demo/compared:one", "demo/compared:two", "--json")
+    assert code == 40
+    assert "confiG.json" not in out

@@ -121,6 +121,8 @@ def cases(published):
         ("GET", "/v1/log/consistency"): ("/v1/log/consistency?old=1&new=2", None, "read-metadata:demo/none"),
         ("GET", "/v1/log/entries"): ("/v1/log/entries?start=0&end=1", None, "audit:*/*"),
         ("GET", "/v1/log/tile/{path}"): ("/v1/log/tile/0/000.p/1", None, "read-metadata:demo/none"),
+        ("GET", "/v1/evidence"): (f"/v1/evidence?artifact={artifact}", None, "audit:*/*"),
+        ("GET", "/v1/evidence/events"): (f"/v1/evidence/events?artifact={artifact}&size=1", None, "audit:*/*"),
         ("PUT", "/v1/trust"): (
             "/v1/trust",
             {"roots": ["{}"], "timestamp": "{}", "snapshot": "{}", "targets": "{}", "files": {}},

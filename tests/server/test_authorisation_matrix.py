@@ -93,6 +93,8 @@ TABLE = {
     "GET /v1/log/consistency": rule(*ROLES, scope="anybody"),
     "GET /v1/log/entries": rule("everywhere-audit", scope="everywhere"),
     "GET /v1/log/tile/{path}": rule(*ROLES, scope="anybody"),  # of hashes; for entries see test_log_routes
+    "GET /v1/evidence": rule("everywhere-audit", answer=404, scope="everywhere"),  # of what was never published
+    "GET /v1/evidence/events": rule("everywhere-audit", scope="everywhere"),
     "PUT /v1/trust": rule("everywhere-admin", answer=422, scope="everywhere"),  # the empty root
     "GET /v1/trust/metadata/{name}": rule(*ROLES, answer=404, scope="anybody"),  # nothing is published
     "GET /v1/trust/targets/{name}": rule(*ROLES, answer=404, scope="anybody"),
@@ -234,6 +236,8 @@ def everywhere(world, route, *, exists):
         ),
         "GET /v1/signatures": ("/v1/signatures?identity=email:x", None),
         "GET /v1/log/entries": ("/v1/log/entries?start=0&end=1", None),
+        "GET /v1/evidence": (f"/v1/evidence?artifact={NO_DIGEST}", None),
+        "GET /v1/evidence/events": (f"/v1/evidence/events?artifact={NO_DIGEST}&size=1", None),
         "PUT /v1/trust": (
             "/v1/trust",
             {"roots": ["{}"], "timestamp": "{}", "snapshot": "{}", "targets": "{}", "files": {}},

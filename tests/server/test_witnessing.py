@@ -92,11 +92,12 @@ def test_three_witnesses_cosign_as_the_log_grows(log, three):
     witnesses = Witnesses(addresses(*three))
     asked = []
 
-    def proof(old, new):
-        asked.append((old, new, threading.current_thread()))
-        return log.proof(old, new)
-
     for size in (1, 5, 5, 300):
+
+        def proof(old, size=size):
+            asked.append((old, size, threading.current_thread()))
+            return log.proof(old, size)
+
         note = witnesses.cosign(log.note(size), size, proof)
         assert note.startswith(log.note(size))
         assert vouching(note, three) == set(NAMES)
@@ -108,27 +109,27 @@ def test_three_witnesses_cosign_as_the_log_grows(log, three):
 
 def test_a_new_process_learns_the_size_from_the_witness_and_asks_again(log, three):
     first = Witnesses(addresses(*three))
-    first.cosign(log.note(7), 7, log.proof)
+    first.cosign(*log.head(7))
     second = Witnesses(addresses(*three))
-    assert vouching(second.cosign(log.note(20), 20, log.proof), three) == set(NAMES)
+    assert vouching(second.cosign(*log.head(20)), three) == set(NAMES)
     # The first one does not know; it is told.
-    assert vouching(first.cosign(log.note(33), 33, log.proof), three) == set(NAMES)
+    assert vouching(first.cosign(*log.head(33)), three) == set(NAMES)
     # An older checkpoint cannot be cosigned any more, and that is no fault of a witness.
-    assert first.cosign(log.note(32), 32, log.proof) == log.note(32)
-    assert vouching(first.cosign(log.note(34), 34, log.proof), three) == set(NAMES)
+    assert first.cosign(*log.head(32)) == log.note(32)
+    assert vouching(first.cosign(*log.head(34)), three) == set(NAMES)
 
 
 def test_a_witness_that_is_down_costs_a_log_line_and_is_left_alone_for_a_while(log, three, caplog):
     three[1].stop()
     witnesses = Witnesses(addresses(*three))
-    assert vouching(witnesses.cosign(log.note(3), 3, log.proof), three) == {NAMES[0], NAMES[2]}
+    assert vouching(witnesses.cosign(*log.head(3)), three) == {NAMES[0], NAMES[2]}
     assert sum("w2.example" in message for message in caplog.messages) == 1
-    assert vouching(witnesses.cosign(log.note(4), 4, log.proof), three) == {NAMES[0], NAMES[2]}
+    assert vouching(witnesses.cosign(*log.head(4)), three) == {NAMES[0], NAMES[2]}
     assert sum("w2.example" in message for message in caplog.messages) == 1
     three[1].start()
     deadline = time.monotonic() + 20
     size = 5
-    while vouching(witnesses.cosign(log.note(size), size, log.proof), three) != set(NAMES):
+    while vouching(witnesses.cosign(*log.head(size)), three) != set(NAMES):
         assert time.monotonic() < deadline, "the witness came back and was never asked"
         size += 1
         time.sleep(0.1)
@@ -152,7 +153,7 @@ def test_a_witness_that_never_answers_does_not_hold_anybody_longer_than_the_dead
     )
     for size in (3, 4, 5):
         started = time.monotonic()
-        note = witnesses.cosign(log.note(size), size, log.proof)
+        note = witnesses.cosign(*log.head(size))
         assert time.monotonic() - started < 1.8
         assert vouching(note, three) == set(NAMES)
     hanging.set()
@@ -176,7 +177,7 @@ EVIL = {
 def test_an_answer_that_is_none_never_gets_into_our_note(log, evil, answer, caplog):
     key = notes.key_of("evil.example", notes.COSIGNATURE, Ed25519PrivateKey.generate().public_key())
     witnesses = Witnesses([WitnessAddress(key, evil(answer))])
-    assert witnesses.cosign(log.note(3), 3, log.proof) == log.note(3)
+    assert witnesses.cosign(*log.head(3)) == log.note(3)
     assert any("evil.example" in message for message in caplog.messages)
 
 
@@ -191,7 +192,7 @@ def test_a_cosignature_that_does_not_hold_would_spoil_the_note_and_is_left_out(l
     )
     for line in (other, timeless):
         witnesses = Witnesses([WitnessAddress(key, evil(answering(200, line)))])
-        assert witnesses.cosign(log.note(3), 3, log.proof) == log.note(3)
+        assert witnesses.cosign(*log.head(3)) == log.note(3)
 
 
 def test_a_witness_that_tells_a_size_beyond_ours_is_asked_again_next_time(log, evil):
@@ -204,17 +205,17 @@ def test_a_witness_that_tells_a_size_beyond_ours_is_asked_again_next_time(log, e
     key = notes.key_of("evil.example", notes.COSIGNATURE, Ed25519PrivateKey.generate().public_key())
     witnesses = Witnesses([WitnessAddress(key, evil(answer))])
     for size in (5, 6, 7):
-        assert witnesses.cosign(log.note(size), size, log.proof) == log.note(size)
+        assert witnesses.cosign(*log.head(size)) == log.note(size)
     assert asked == [b"old 0", b"old 6", b"old 7", b"old 3"]
 
 
 def test_a_fork_is_cosigned_by_nobody(log, three):
     witnesses = Witnesses(addresses(*three))
-    witnesses.cosign(log.note(5), 5, log.proof)
+    witnesses.cosign(*log.head(5))
     fork = Log(log.origin, seed=b"fork")
     fork.key = log.key
     for history in (Witnesses(addresses(*three)), witnesses):
-        assert history.cosign(fork.note(9), 9, fork.proof) == fork.note(9)
+        assert history.cosign(*fork.head(9)) == fork.note(9)
 
 
 def test_the_file_of_witnesses(tmp_path):

@@ -190,6 +190,11 @@ def test_extension_lines_are_cosigned_with_the_rest(watching, log):
     submit(watching, log, 3, 5)  # what was kept is read again
 
 
+def test_a_checkpoint_with_pages_of_extensions_is_400(watching, log):
+    text = f"{log.origin}\n3\n{base64.b64encode(log.root(3)).decode()}\n" + "an extension\n" * 1000
+    refused(400, watching.add_checkpoint, request(0, [], notes.sign(text.encode(), log.key, log.origin)))
+
+
 def test_noise_is_refused_and_never_cosigned_as_something_else(watching, log):
     valid = request(0, [], log.note(3))
     answers = set()

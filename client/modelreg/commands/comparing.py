@@ -12,6 +12,7 @@ from modelreg.cache import Cache
 from modelreg.commands import Output, now, output_of, settings_of, size_text
 from modelreg.commands.session import connect
 from modelreg.diff import Bytes, Difference, FolderBytes
+from modelreg.digests import sha256_of
 from modelreg.errors import Invalid, ManifestInvalid, NotFound
 from modelreg.manifests import FileEntry, Manifest
 from modelreg.progress import Bars
@@ -85,13 +86,12 @@ class _Session:
         artifact = reference.digest or pull.resolve(self.api, reference)
         reference = Reference(reference.repository, reference.tag, artifact)
         kept = Cache(self._settings.cache_dir).kept(artifact)
-        raw = kept.raw_manifest if kept else self.api.artifact(reference.repository, artifact).manifest.encode()
-        manifest = manifests.parse(raw)
-        # Its digest is its name: whoever gave it, it is that artifact's manifest or none.
+        # Its digest is its name: whoever gives it, it is that artifact's manifest or none.
+        if kept is not None and sha256_of(kept.raw_manifest) == artifact:
+            return _Side(target, reference, manifests.parse(kept.raw_manifest))
+        manifest = manifests.parse(self.api.artifact(reference.repository, artifact).manifest.encode())
         if manifest.digest != artifact:
-            raise ManifestInvalid(
-                f"{'the local store' if kept else 'the registry'} gave another manifest than {artifact}"
-            )
+            raise ManifestInvalid(f"the registry showed another manifest than that of {artifact}")
         return _Side(target, reference, manifest)
 
     def bytes_of(self, side: _Side) -> Bytes:
