@@ -96,6 +96,7 @@ def create_app(settings: Settings, clock: Callable[[], datetime] = lambda: datet
         tsa=_time_stamping_authority(settings),
     )
     for module in (
+        grants,  # first: it is asked most
         health,
         exchange,
         principals,
@@ -103,7 +104,6 @@ def create_app(settings: Settings, clock: Callable[[], datetime] = lambda: datet
         hosts,
         repositories,
         publications,
-        grants,
         events,
         timestamps,
         signatures,

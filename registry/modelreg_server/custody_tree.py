@@ -74,6 +74,7 @@ class Growth:
     epoch: int
     appended_at: datetime | None
     entries: list[bytes] = field(default_factory=list)
+    rows: list[tuple[type[SQLModel], dict[str, Any]]] = field(default_factory=list)  # to be inserted with them
     before: dict[merkle.Node, bytes] = field(default_factory=dict)  # the frontier that was there
 
 
@@ -125,6 +126,14 @@ def grow(session: Session, entry: bytes, now: datetime, *, decisive: bool) -> in
     return index
 
 
+def insert_late(session: Session, table: type[SQLModel], **values: Any) -> None:
+    """Insert a row on the way to the commit, together with the others of its table: for rows that tell of an entry.
+
+    Queries of the same transaction do not see it yet.
+    """
+    hold(session).rows.append((table, values))
+
+
 @dataclass(frozen=True)
 class Mark:
     """Where a transaction's growth stood."""
@@ -132,6 +141,7 @@ class Mark:
     size: int
     frontier: list[bytes]
     finished: int
+    rows: int
     epoch: int
     appended_at: datetime | None
 
@@ -140,7 +150,7 @@ def mark(session: Session) -> Mark:
     """Where the log stands inside the caller's transaction, to `return_to`."""
     growth = hold(session)
     tree = growth.tree
-    return Mark(tree.size, list(tree.frontier), len(tree.finished), growth.epoch, growth.appended_at)
+    return Mark(tree.size, list(tree.frontier), len(tree.finished), len(growth.rows), growth.epoch, growth.appended_at)
 
 
 def return_to(session: Session, where: Mark) -> None:
@@ -150,6 +160,7 @@ def return_to(session: Session, where: Mark) -> None:
     growth.epoch, growth.appended_at = where.epoch, where.appended_at
     del growth.tree.finished[where.finished :]
     del growth.entries[where.size - growth.started_at :]
+    del growth.rows[where.rows :]
     session.info.pop("custody_identities", None)
 
 
@@ -170,6 +181,8 @@ def _seal(session: Session) -> None:
     nodes = growth.before | {(level, index): value for level, index, value in growth.tree.finished}
     session.info[_SEALED] = Sealed(growth.started_at, growth.tree.size, note, growth.entries, nodes)
     connection = session.connection()
+    for table, late in _by_table(growth.rows).items():
+        connection.execute(insert(table), late)
     connection.execute(insert(CustodyNode), rows)
     connection.execute(
         update(CustodyHead).values(
@@ -180,6 +193,13 @@ def _seal(session: Session) -> None:
             appended_at=growth.appended_at,
         )
     )
+
+
+def _by_table(rows: Sequence[tuple[type[SQLModel], dict[str, Any]]]) -> dict[type[SQLModel], list[dict[str, Any]]]:
+    found: dict[type[SQLModel], list[dict[str, Any]]] = {}
+    for table, values in rows:
+        found.setdefault(table, []).append(values)
+    return found
 
 
 @event.listens_for(Session, "after_soft_rollback")

@@ -28,7 +28,6 @@ _RANGE = re.compile(r"bytes=([0-9]{1,19})-([0-9]{1,19})?", re.ASCII)
 @router.post(REPOSITORY + "/grants", status_code=201, summary="Ask to fetch an artifact")
 def grant(repository: RepositoryDep, request: wire.GrantRequest, caller: Puller, parts: PartsDep) -> wire.Grant:
     """Decides and records; the event is durable before this answers."""
-    policy = parts.trust_policy() if parts.has_trust_policy else None
     granted = retrieval.grant(
         parts.recorder,
         caller,
@@ -37,18 +36,18 @@ def grant(repository: RepositoryDep, request: wire.GrantRequest, caller: Puller,
         purpose=request.purpose,
         host=request.host,
         tag=request.tag,
-        policy=policy,
+        policy=lambda: parts.trust_policy() if parts.has_trust_policy else None,
         lifetime=timedelta(seconds=parts.settings.grant_seconds),
         known_size=request.known_size,
     )
     return wire.Grant(
-        id=granted.permitted.id,
+        id=granted.id,
         repository=repository,
         artifact=request.artifact,
         manifest=granted.permitted.manifest.decode(),
         bundles=[bundle.decode() for bundle in granted.permitted.bundles],
         event=granted.proof.index,
-        expires_at=granted.permitted.expires_at,
+        expires_at=granted.expires_at,
         receipt=granted.proof.receipt,
         consistency=granted.proof.consistency,
     )
