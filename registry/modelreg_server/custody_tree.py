@@ -8,14 +8,17 @@ the new head: state, entries, nodes and checkpoint are there together or not at 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, LargeBinary, event, insert, text, tuple_
+from sqlalchemy import BigInteger, Insert, LargeBinary, event, insert, text, tuple_, update
+from sqlalchemy import select as columns
 from sqlalchemy.exc import NoResultFound
-from sqlmodel import Field, Session, SQLModel, col, select, update
+from sqlmodel import Field, Session, SQLModel, col, select
 
 from modelreg import checkpoints, merkle
 from modelreg.errors import LogNotIntact, RecordUnavailable
+from modelreg_server.database import table_of
 from modelreg_server.tables import UtcDateTime
 
 if TYPE_CHECKING:
@@ -51,6 +54,19 @@ class CustodyNode(SQLModel, table=True):
     level: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
     index: int = Field(primary_key=True, sa_type=BigInteger, sa_column_kwargs={"autoincrement": False})
     hash: bytes = Field(sa_type=LargeBinary)
+
+
+# Statements that every append and every request need: made once, of columns and not of rows.
+_LOCK_HEAD = columns(
+    col(CustodyHead.size), col(CustodyHead.frontier), col(CustodyHead.epoch), col(CustodyHead.appended_at)
+).with_for_update()
+_EPOCH = columns(col(CustodyHead.epoch))
+_MOVE_HEAD = update(table_of(CustodyHead))
+
+
+@cache
+def _insert(table: type[SQLModel]) -> Insert:
+    return insert(table_of(table))
 
 
 @dataclass(frozen=True)
@@ -103,9 +119,7 @@ def hold(session: Session) -> Growth:
     if isinstance(growth, Growth):
         return growth
     try:
-        # Columns, not the row: a caller may expunge what the session holds.
-        columns = select(CustodyHead.size, CustodyHead.frontier, CustodyHead.epoch, CustodyHead.appended_at)
-        size, frontier, epoch, appended_at = session.exec(columns.with_for_update()).one()
+        size, frontier, epoch, appended_at = session.connection().execute(_LOCK_HEAD).one()
     except NoResultFound:
         raise RecordUnavailable("the custody log has no head; run `modelreg-server migrate`") from None
     tree = merkle.growing_from(size, frontier)
@@ -182,17 +196,16 @@ def _seal(session: Session) -> None:
     session.info[_SEALED] = Sealed(growth.started_at, growth.tree.size, note, growth.entries, nodes)
     connection = session.connection()
     for table, late in _by_table(growth.rows).items():
-        connection.execute(insert(table), late)
-    connection.execute(insert(CustodyNode), rows)
-    connection.execute(
-        update(CustodyHead).values(
-            size=growth.tree.size,
-            frontier=b"".join(growth.tree.frontier),
-            checkpoint=note,
-            epoch=growth.epoch,
-            appended_at=growth.appended_at,
-        )
-    )
+        connection.execute(_insert(table), late)
+    connection.execute(_insert(CustodyNode), rows)
+    head = {
+        "size": growth.tree.size,
+        "frontier": b"".join(growth.tree.frontier),
+        "checkpoint": note,
+        "epoch": growth.epoch,
+        "appended_at": growth.appended_at,
+    }
+    connection.execute(_MOVE_HEAD, head)
 
 
 def _by_table(rows: Sequence[tuple[type[SQLModel], dict[str, Any]]]) -> dict[type[SQLModel], list[dict[str, Any]]]:
@@ -224,10 +237,10 @@ def epoch(session: Session) -> int:
     growth = session.info.get(_GROWING)
     if isinstance(growth, Growth):
         return growth.epoch
-    found = session.exec(select(CustodyHead.epoch)).one_or_none()
+    found = session.connection().execute(_EPOCH).scalar_one_or_none()
     if found is None:
         raise RecordUnavailable("the custody log has no head; run `modelreg-server migrate`")
-    return found
+    return int(found)
 
 
 def reader(session: Session) -> merkle.NodeReader:

@@ -8,10 +8,11 @@ import hashlib
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, CursorResult, Engine, create_engine, event, text
+from sqlalchemy import Connection, CursorResult, Engine, Table, create_engine, event, inspect, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -32,12 +33,19 @@ class Database:
 
     def reading(self) -> Session:
         """A session for looking; on PostgreSQL its transaction is READ ONLY."""
-        return Session(self.engine.execution_options(modelreg_writes=False))
+        return Session(self._reading_engine)
 
     def writing(self) -> Session:
         """A session for changing."""
-        info = {"log_signer": self.log_signer}
-        return Session(self.engine.execution_options(modelreg_writes=True), info=info)
+        return Session(self._writing_engine, info={"log_signer": self.log_signer})
+
+    @cached_property
+    def _reading_engine(self) -> Engine:
+        return self.engine.execution_options(modelreg_writes=False)
+
+    @cached_property
+    def _writing_engine(self) -> Engine:
+        return self.engine.execution_options(modelreg_writes=True)
 
     def dispose(self) -> None:
         """Close every pooled connection."""
@@ -109,6 +117,13 @@ def one_at_a_time(session: Session, *names: str) -> None:
     if session.get_bind().dialect.name == "postgresql":
         key = int.from_bytes(hashlib.sha256("\0".join(names).encode()).digest()[:8], signed=True)
         session.connection().execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
+
+
+def table_of(rows: type[SQLModel]) -> Table:
+    """The table of a class of rows, for statements that know no rows."""
+    table = inspect(rows).local_table
+    assert isinstance(table, Table)
+    return table
 
 
 def insert_if_absent(session: Session, rows: Sequence[SQLModel]) -> int:

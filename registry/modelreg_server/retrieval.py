@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import bindparam
+from sqlalchemy import Select, bindparam
 from sqlalchemy import select as columns
 from sqlmodel import Session, col, select
 
@@ -103,7 +103,7 @@ def _decide(
 
 
 # Columns, and statements made once: they are asked for every grant.
-_FOUND = (
+_FOUND: Select[*tuple[Any, ...]] = (
     columns(col(Repository.sensitive), col(Publication.id).label("publication_id"))
     .outerjoin(
         Publication,
