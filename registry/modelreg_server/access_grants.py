@@ -3,8 +3,10 @@
 import uuid
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import func
+from sqlalchemy import Row, bindparam, func
+from sqlalchemy import select as columns
 from sqlmodel import Session, col, or_, select
 
 from modelreg.errors import Conflict, Invalid, NotFound
@@ -12,6 +14,7 @@ from modelreg.references import glob_matches
 from modelreg_server import custody
 from modelreg_server.access import AccessDecision, AccessGrant, AccessRequest, HostClass, HostFacts, Verb, decide
 from modelreg_server.custody import Actor, Event, EventType
+from modelreg_server.database import table_of
 from modelreg_server.identity import grants_of_scopes, parse_scope
 from modelreg_server.identity.hosts import facts_of
 from modelreg_server.tables import AccessGrantRow, Host, Repository, Token
@@ -33,12 +36,19 @@ def grants_of(session: Session, subject: str) -> tuple[AccessGrant, ...]:
 
     Expired ones are among them: that they do not apply is for `decide` to say.
     """
-    query = select(AccessGrantRow).where(
-        col(AccessGrantRow.revoked_at).is_(None),
-        or_(AccessGrantRow.subject == subject, col(AccessGrantRow.subject).contains("*")),
-    )
-    rows = session.exec(query.order_by(col(AccessGrantRow.created_at), col(AccessGrantRow.id)))
+    rows = session.connection().execute(_NAMING, {"subject": subject})
     return tuple(_grant(row) for row in rows if glob_matches(row.subject, subject))
+
+
+# Columns, and the statement made once: it is asked with every request.
+_NAMING = (
+    columns(table_of(AccessGrantRow))
+    .where(
+        col(AccessGrantRow.revoked_at).is_(None),
+        or_(col(AccessGrantRow.subject) == bindparam("subject"), col(AccessGrantRow.subject).contains("*")),
+    )
+    .order_by(col(AccessGrantRow.created_at), col(AccessGrantRow.id))
+)
 
 
 def grant(session: Session, actor: Actor, wanted: AccessGrant, now: datetime) -> AccessGrantRow:
@@ -132,7 +142,7 @@ def is_sensitive(session: Session, repository: str) -> bool:
     return session.exec(select(Repository.sensitive).where(Repository.name == repository)).one_or_none() or False
 
 
-def _grant(row: AccessGrantRow) -> AccessGrant:
+def _grant(row: Row[Any]) -> AccessGrant:
     return AccessGrant(
         subject=row.subject,
         verb=Verb(row.verb),

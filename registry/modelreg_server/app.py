@@ -121,6 +121,7 @@ def create_app(settings: Settings, clock: Callable[[], datetime] = lambda: datet
         witnesses=witnesses,
     )
     for module in (
+        grants,  # first: it is asked most
         health,
         exchange,
         principals,

@@ -1,14 +1,16 @@
 """Who is calling, as operations see it, and how a refusal sounds and is recorded. No web framework in here."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
+from sqlmodel import Session
+
 from modelreg.errors import Forbidden, NotFound
-from modelreg_server import custody
+from modelreg_server import access_grants, custody
 from modelreg_server.access import EVERYWHERE, AccessDecision
 from modelreg_server.custody import Actor, Event, EventType
 from modelreg_server.group_commit import Recorder
-from modelreg_server.identity import Principal, Verb
+from modelreg_server.identity import Principal, Verb, hosts, tokens
 
 READING_VERBS = frozenset({Verb.READ_METADATA, Verb.PULL})
 _MAX_REASONS = 8  # in an event; an entry has 8 KiB
@@ -16,11 +18,16 @@ _MAX_REASONS = 8  # in an event; an entry has 8 KiB
 
 @dataclass(frozen=True)
 class Caller:
-    """The authenticated principal and how the log names it, and the request's one instant."""
+    """The authenticated principal and how the log names it, and the request's one instant.
+
+    `epoch` is the custody log's when it was authenticated (`current`); `host_id` is the host whose key signed.
+    """
 
     principal: Principal
     actor: Actor
     now: datetime
+    epoch: int = -1
+    host_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,23 @@ class Hidden(NotFound):
         super().__init__(detail)
         self.denial = denial
         self.recorded = False
+
+
+def current(session: Session, caller: Caller) -> Caller:
+    """The caller as it is under the log's lock: itself, unless something decisive happened since it was authenticated.
+
+    Raises:
+        Unauthenticated: its token or its host was revoked meanwhile.
+    """
+    custody.hold(session)
+    epoch = custody.epoch(session)
+    if epoch == caller.epoch:
+        return caller
+    principal = caller.principal
+    tokens.require_living(session, principal, caller.now)
+    hosts.require_living(session, caller.host_id)
+    grants = () if principal.scopes else access_grants.grants_of(session, principal.name)
+    return replace(caller, principal=replace(principal, grants=grants), epoch=epoch)
 
 
 def require(caller: Caller, verb: Verb, repository: str, *, sensitive: bool = False) -> None:

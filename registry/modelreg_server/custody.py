@@ -143,6 +143,17 @@ def hold(session: Session) -> None:
     custody_tree.hold(session)
 
 
+def epoch(session: Session) -> int:
+    """Index of the newest event that can change a decision.
+
+    Read before what a decision rests on, and the same under the log's lock: then the decision still holds.
+
+    Raises:
+        RecordUnavailable: the database was never migrated.
+    """
+    return custody_tree.epoch(session)
+
+
 def append(session: Session, actor: Actor, event: Event, now: datetime) -> int:
     """Append an event inside the caller's transaction and return its index; durable when that transaction commits.
 
@@ -184,28 +195,25 @@ def append(session: Session, actor: Actor, event: Event, now: datetime) -> int:
     if len(entry) > MAX_ENTRY_BYTES:
         raise TooLarge(f"a custody event of {len(entry)} bytes; the limit is {MAX_ENTRY_BYTES}", limit=MAX_ENTRY_BYTES)
     index = custody_tree.grow(session, entry, now, decisive=event.type in DECISIVE)
-    session.add(
-        CustodyEvent(
-            index=index,
-            type=event.type.value,
-            recorded_at=now,
-            principal=custody_identities.pseudonym(by),
-            token_id=None,
-            repository=event.repository,
-            artifact=event.artifact,
-            tag=event.tag,
-            host=event.host,
-            client_address=None,
-            user_agent=None,
-            purpose=event.purpose,
-            detail=event.detail,
-            entry=entry,
-            verified_host=known.name if known else None,
-            verified_host_class=known.host_class.value if known else None,
-            verified_host_zone=known.zone if known else None,
-            actor=by,
-            about=about,
-        )
+    custody_tree.insert_late(
+        session,
+        CustodyEvent,
+        index=index,
+        type=event.type.value,
+        recorded_at=now,
+        principal=custody_identities.pseudonym(by),
+        repository=event.repository,
+        artifact=event.artifact,
+        tag=event.tag,
+        host=event.host,
+        purpose=event.purpose,
+        detail=event.detail,
+        entry=entry,
+        verified_host=known.name if known else None,
+        verified_host_class=known.host_class.value if known else None,
+        verified_host_zone=known.zone if known else None,
+        actor=by,
+        about=about,
     )
     return index
 

@@ -10,7 +10,8 @@ import secrets
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import JSON, LargeBinary
+from sqlalchemy import JSON, LargeBinary, bindparam
+from sqlalchemy import select as columns
 from sqlmodel import Field, Session, SQLModel, col, delete, select
 
 from modelreg.canonical import canonical_json
@@ -37,6 +38,9 @@ class CustodyIdentity(SQLModel, table=True):
     body: dict[str, Any] = Field(sa_type=JSON)
 
 
+_KNOWN = columns(col(CustodyIdentity.commitment)).where(col(CustodyIdentity.plain_sha256) == bindparam("plain_sha256"))
+
+
 def commit(session: Session, principal: str, body: dict[str, Any]) -> str:
     """The commitment to a body, made now unless it is there already; inside the caller's transaction.
 
@@ -52,8 +56,7 @@ def commit(session: Session, principal: str, body: dict[str, Any]) -> str:
     known: dict[str, str] = session.info.setdefault("custody_identities", {})
     if (found := known.get(plain_sha256)) is not None:
         return found
-    query = select(CustodyIdentity.commitment).where(CustodyIdentity.plain_sha256 == plain_sha256)
-    commitment = session.exec(query).one_or_none()
+    commitment: str | None = session.connection().execute(_KNOWN, {"plain_sha256": plain_sha256}).scalar_one_or_none()
     if commitment is None:
         salt = secrets.token_bytes(SALT_BYTES)
         commitment = commitment_of(salt, plain)

@@ -8,14 +8,17 @@ the new head: state, entries, nodes and checkpoint are there together or not at 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, LargeBinary, event, insert, text, tuple_
+from sqlalchemy import BigInteger, Insert, LargeBinary, event, insert, text, tuple_, update
+from sqlalchemy import select as columns
 from sqlalchemy.exc import NoResultFound
-from sqlmodel import Field, Session, SQLModel, col, select, update
+from sqlmodel import Field, Session, SQLModel, col, select
 
 from modelreg import checkpoints, merkle
 from modelreg.errors import LogNotIntact, RecordUnavailable
+from modelreg_server.database import table_of
 from modelreg_server.tables import UtcDateTime
 
 if TYPE_CHECKING:
@@ -53,6 +56,19 @@ class CustodyNode(SQLModel, table=True):
     hash: bytes = Field(sa_type=LargeBinary)
 
 
+# Statements that every append and every request need: made once, of columns and not of rows.
+_LOCK_HEAD = columns(
+    col(CustodyHead.size), col(CustodyHead.frontier), col(CustodyHead.epoch), col(CustodyHead.appended_at)
+).with_for_update()
+_EPOCH = columns(col(CustodyHead.epoch))
+_MOVE_HEAD = update(table_of(CustodyHead))
+
+
+@cache
+def _insert(table: type[SQLModel]) -> Insert:
+    return insert(table_of(table))
+
+
 @dataclass(frozen=True)
 class LogSigner:
     """The log's name and key: what makes a head a checkpoint."""
@@ -74,6 +90,7 @@ class Growth:
     epoch: int
     appended_at: datetime | None
     entries: list[bytes] = field(default_factory=list)
+    rows: list[tuple[type[SQLModel], dict[str, Any]]] = field(default_factory=list)  # to be inserted with them
     before: dict[merkle.Node, bytes] = field(default_factory=dict)  # the frontier that was there
 
 
@@ -102,9 +119,7 @@ def hold(session: Session) -> Growth:
     if isinstance(growth, Growth):
         return growth
     try:
-        # Columns, not the row: a caller may expunge what the session holds.
-        columns = select(CustodyHead.size, CustodyHead.frontier, CustodyHead.epoch, CustodyHead.appended_at)
-        size, frontier, epoch, appended_at = session.exec(columns.with_for_update()).one()
+        size, frontier, epoch, appended_at = session.connection().execute(_LOCK_HEAD).one()
     except NoResultFound:
         raise RecordUnavailable("the custody log has no head; run `modelreg-server migrate`") from None
     tree = merkle.growing_from(size, frontier)
@@ -125,6 +140,14 @@ def grow(session: Session, entry: bytes, now: datetime, *, decisive: bool) -> in
     return index
 
 
+def insert_late(session: Session, table: type[SQLModel], **values: Any) -> None:
+    """Insert a row on the way to the commit, together with the others of its table: for rows that tell of an entry.
+
+    Queries of the same transaction do not see it yet.
+    """
+    hold(session).rows.append((table, values))
+
+
 @dataclass(frozen=True)
 class Mark:
     """Where a transaction's growth stood."""
@@ -132,6 +155,7 @@ class Mark:
     size: int
     frontier: list[bytes]
     finished: int
+    rows: int
     epoch: int
     appended_at: datetime | None
 
@@ -140,7 +164,7 @@ def mark(session: Session) -> Mark:
     """Where the log stands inside the caller's transaction, to `return_to`."""
     growth = hold(session)
     tree = growth.tree
-    return Mark(tree.size, list(tree.frontier), len(tree.finished), growth.epoch, growth.appended_at)
+    return Mark(tree.size, list(tree.frontier), len(tree.finished), len(growth.rows), growth.epoch, growth.appended_at)
 
 
 def return_to(session: Session, where: Mark) -> None:
@@ -150,6 +174,7 @@ def return_to(session: Session, where: Mark) -> None:
     growth.epoch, growth.appended_at = where.epoch, where.appended_at
     del growth.tree.finished[where.finished :]
     del growth.entries[where.size - growth.started_at :]
+    del growth.rows[where.rows :]
     session.info.pop("custody_identities", None)
 
 
@@ -170,16 +195,24 @@ def _seal(session: Session) -> None:
     nodes = growth.before | {(level, index): value for level, index, value in growth.tree.finished}
     session.info[_SEALED] = Sealed(growth.started_at, growth.tree.size, note, growth.entries, nodes)
     connection = session.connection()
-    connection.execute(insert(CustodyNode), rows)
-    connection.execute(
-        update(CustodyHead).values(
-            size=growth.tree.size,
-            frontier=b"".join(growth.tree.frontier),
-            checkpoint=note,
-            epoch=growth.epoch,
-            appended_at=growth.appended_at,
-        )
-    )
+    for table, late in _by_table(growth.rows).items():
+        connection.execute(_insert(table), late)
+    connection.execute(_insert(CustodyNode), rows)
+    head = {
+        "size": growth.tree.size,
+        "frontier": b"".join(growth.tree.frontier),
+        "checkpoint": note,
+        "epoch": growth.epoch,
+        "appended_at": growth.appended_at,
+    }
+    connection.execute(_MOVE_HEAD, head)
+
+
+def _by_table(rows: Sequence[tuple[type[SQLModel], dict[str, Any]]]) -> dict[type[SQLModel], list[dict[str, Any]]]:
+    found: dict[type[SQLModel], list[dict[str, Any]]] = {}
+    for table, values in rows:
+        found.setdefault(table, []).append(values)
+    return found
 
 
 @event.listens_for(Session, "after_soft_rollback")
@@ -204,10 +237,10 @@ def epoch(session: Session) -> int:
     growth = session.info.get(_GROWING)
     if isinstance(growth, Growth):
         return growth.epoch
-    found = session.exec(select(CustodyHead.epoch)).one_or_none()
+    found = session.connection().execute(_EPOCH).scalar_one_or_none()
     if found is None:
         raise RecordUnavailable("the custody log has no head; run `modelreg-server migrate`")
-    return found
+    return int(found)
 
 
 def reader(session: Session) -> merkle.NodeReader:

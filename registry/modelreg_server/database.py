@@ -1,25 +1,33 @@
 """Connections and transactions: SQLite (WAL, synchronous=FULL) or PostgreSQL.
 
 `reading` and `writing` are two faces of one pool. On SQLite a writing transaction begins IMMEDIATE: it waits for its
-turn at the start instead of failing in the middle. Nothing here commits; operations do, with `session.begin()`.
+turn at the start instead of failing in the middle. It waits for a lock file beside the database and not in SQLite's busy
+handler, whose growing naps starve one of two busy processes (seen). Nothing here commits; operations do, with
+`session.begin()`.
 """
 
+import fcntl
 import hashlib
+import os
 import sqlite3
+import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, CursorResult, Engine, create_engine, event, text
+from sqlalchemy import Connection, CursorResult, Engine, Table, create_engine, event, inspect, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlmodel import Session, SQLModel
 
-from modelreg.errors import Misconfigured
+from modelreg.errors import Misconfigured, RecordUnavailable
 
 _BUSY_SECONDS = 30
+_TURN_POLL_SECONDS = 0.001  # waited for by one thread of each process; a commit takes longer
 _INSERT_BATCH = 500  # rows a statement; both databases limit bound parameters to 32,766
 
 
@@ -32,12 +40,19 @@ class Database:
 
     def reading(self) -> Session:
         """A session for looking; on PostgreSQL its transaction is READ ONLY."""
-        return Session(self.engine.execution_options(modelreg_writes=False))
+        return Session(self._reading_engine)
 
     def writing(self) -> Session:
         """A session for changing."""
-        info = {"log_signer": self.log_signer}
-        return Session(self.engine.execution_options(modelreg_writes=True), info=info)
+        return Session(self._writing_engine, info={"log_signer": self.log_signer})
+
+    @cached_property
+    def _reading_engine(self) -> Engine:
+        return self.engine.execution_options(modelreg_writes=False)
+
+    @cached_property
+    def _writing_engine(self) -> Engine:
+        return self.engine.execution_options(modelreg_writes=True)
 
     def dispose(self) -> None:
         """Close every pooled connection."""
@@ -54,6 +69,11 @@ def connect(url: str, pool_size: int = 40) -> Database:
     if engine.dialect.name == "sqlite":
         if engine.url.database:
             Path(engine.url.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            turn = WriteTurn(Path(f"{engine.url.database}.lock"))
+            event.listen(engine, "connect", turn.open)
+            event.listen(engine, "begin", turn.take)  # before BEGIN IMMEDIATE
+            event.listen(engine, "checkin", turn.give)
+            event.listen(engine, "close", turn.close)
         event.listen(engine, "connect", _configure_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     else:
@@ -70,6 +90,71 @@ def connect(url: str, pool_size: int = 40) -> Database:
     return Database(engine)
 
 
+class WriteTurn:
+    """Whose turn it is to write to a SQLite file: one thread of a process, and one process, at a time.
+
+    Taken where a writing transaction begins, given back with the connection, however that ends; the system takes it from a
+    process that dies.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._here = threading.Lock()
+
+    def open(self, _connection: Any, record: ConnectionPoolEntry) -> None:
+        """Each connection has the lock file open for itself."""
+        record.info["turn_file"] = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def take(self, connection: Connection) -> None:
+        """Wait until nobody else writes.
+
+        Raises:
+            RecordUnavailable: somebody has been writing for too long.
+        """
+        info = connection.info
+        if info.get("turn_taken") or not _writes(connection):
+            return
+        deadline = time.monotonic() + _BUSY_SECONDS
+        if not self._here.acquire(timeout=_BUSY_SECONDS):
+            raise _busy()
+        try:
+            while not _locked(info["turn_file"]):
+                if time.monotonic() > deadline:
+                    raise _busy()
+                time.sleep(_TURN_POLL_SECONDS)
+        except BaseException:
+            self._here.release()
+            raise
+        info["turn_taken"] = True
+
+    def give(self, _connection: Any, record: ConnectionPoolEntry) -> None:
+        """Let the next one write."""
+        if record.info.pop("turn_taken", False):
+            fcntl.flock(record.info["turn_file"], fcntl.LOCK_UN)
+            self._here.release()
+
+    def close(self, _connection: Any, record: ConnectionPoolEntry) -> None:
+        """Close the lock file with the connection."""
+        self.give(None, record)
+        os.close(record.info.pop("turn_file"))
+
+
+def _locked(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _busy() -> RecordUnavailable:
+    return RecordUnavailable(f"somebody else has been writing to the database for {_BUSY_SECONDS} seconds; try again")
+
+
+def _writes(connection: Connection) -> bool:
+    return bool(connection.get_execution_options().get("modelreg_writes", True))
+
+
 def _configure_sqlite(connection: Any, _record: ConnectionPoolEntry) -> None:
     assert isinstance(connection, sqlite3.Connection)
     connection.isolation_level = None  # we say BEGIN ourselves
@@ -78,12 +163,11 @@ def _configure_sqlite(connection: Any, _record: ConnectionPoolEntry) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    writes = connection.get_execution_options().get("modelreg_writes", True)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if _writes(connection) else "BEGIN")
 
 
 def _begin_postgresql(connection: Connection) -> None:
-    if not connection.get_execution_options().get("modelreg_writes", True):
+    if not _writes(connection):
         connection.exec_driver_sql("SET TRANSACTION READ ONLY")
 
 
@@ -109,6 +193,13 @@ def one_at_a_time(session: Session, *names: str) -> None:
     if session.get_bind().dialect.name == "postgresql":
         key = int.from_bytes(hashlib.sha256("\0".join(names).encode()).digest()[:8], signed=True)
         session.connection().execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
+
+
+def table_of(rows: type[SQLModel]) -> Table:
+    """The table of a class of rows, for statements that know no rows."""
+    table = inspect(rows).local_table
+    assert isinstance(table, Table)
+    return table
 
 
 def insert_if_absent(session: Session, rows: Sequence[SQLModel]) -> int:

@@ -19,7 +19,7 @@ from sqlmodel import Session
 from modelreg import host_signing, trust
 from modelreg.errors import Misconfigured, Unauthenticated
 from modelreg.references import parse_repository
-from modelreg_server import access_grants, enrolment, trust_files
+from modelreg_server import access_grants, custody, enrolment, trust_files
 from modelreg_server.callers import Caller, denied
 from modelreg_server.custody import Actor
 from modelreg_server.database import Database
@@ -117,7 +117,11 @@ def parts_of(request: Request) -> Parts:
     return parts
 
 
-PartsDep = Annotated[Parts, Depends(parts_of)]
+async def _parts(request: Request) -> Parts:
+    return parts_of(request)
+
+
+PartsDep = Annotated[Parts, Depends(_parts)]  # `async`, or FastAPI would hand it to a thread
 
 
 def _reading(parts: PartsDep) -> Iterator[Session]:
@@ -164,6 +168,7 @@ def authenticate(request: Request) -> Caller:
     credential = _bearer(received)
     proxies = parts.settings.behind_proxy if parts.settings.client_cert_header else None
     with parts.database.reading() as session:
+        epoch = custody.epoch(session)
         known = hosts.known_host(session, received, proxies, now)
         principal = parts.authenticator.authenticate(session, credential, now)
         if isinstance(principal, Anonymous):
@@ -175,14 +180,17 @@ def authenticate(request: Request) -> Caller:
     principal = replace(principal, grants=grants, host=host, at=now)
     worth_noting = tokens.use_is_worth_noting(principal, now)
     if worth_noting or (known and known.signature):
-        with parts.database.writing() as session, session.begin():
+
+        def note(session: Session) -> None:
             if known is not None:
                 hosts.use_up(session, known, now)
             if worth_noting:
                 tokens.note_use(session, principal, now)
+
+        parts.recorder.record(note)
     request.scope["modelreg_principal"] = principal.name
     actor = Actor(principal.name, principal.token_id, *client_of(request), identity=principal.identity, host=host)
-    caller = Caller(principal, actor, now)
+    caller = Caller(principal, actor, now, epoch, known.host_id if known else None)
     request.scope["modelreg_caller"] = caller
     return caller
 
@@ -304,4 +312,8 @@ def repository_of(request: Request) -> str:
     return parse_repository(f"{request.path_params['namespace']}/{request.path_params['name']}")
 
 
-RepositoryDep = Annotated[str, Depends(repository_of)]
+async def _repository(request: Request) -> str:
+    return repository_of(request)
+
+
+RepositoryDep = Annotated[str, Depends(_repository)]

@@ -1,7 +1,8 @@
 """Small appending operations of many requests, committed together: rows, entries, nodes and checkpoint in one transaction.
 
 Whoever finds nobody committing does it at once, for itself; whoever comes meanwhile queues and is committed with the next
-group, by the first of those who wait. So nobody waits for company, and under load a group is what came during one commit.
+group, by the first of those who wait. A single client never waits for company. Under load a group is what came during one
+commit and a few milliseconds more: a commit costs as much for thirty as for one.
 
 Units of a group run one after the other, with the log's lock held. One that raises undoes itself and nothing else. Nobody is
 told anything before the commit is durable; if it fails, every unit of the group fails with it.
@@ -9,6 +10,7 @@ told anything before the commit is durable; if it fails, every unit of the group
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,6 +29,7 @@ from modelreg_server.database import Database
 
 _log = logging.getLogger(__name__)
 MAX_UNITS = 128  # in a group: the log's lock is held for all of them
+GATHER_SECONDS = 0.004  # for company, where the last group had some
 
 T = TypeVar("T")
 
@@ -59,8 +62,9 @@ class Recorded(Generic[T]):
 class _Unit:
     """A queued piece of work. It is woken when it is done, or to commit the group that it is the first of."""
 
-    def __init__(self, work: Callable[[Session], object]) -> None:
+    def __init__(self, work: Callable[[Session], object], only_appends: bool) -> None:
         self.work = work
+        self.only_appends = only_appends
         self.leads = False
         self.woken = threading.Event()
         self.value: Any = None
@@ -74,23 +78,27 @@ class Recorder:
     """Commits units of work in groups. One a process; thread-safe."""
 
     def __init__(self, database: Database, witnesses: Witnesses | None = None) -> None:
-        self._database = database
+        self.database = database
         self._witnesses = witnesses
         self._committed = CommittedNodes(database)
         self._lock = threading.Lock()
         self._queue: deque[_Unit] = deque()
         self._committing = False
+        self._company = False  # had the last group
 
-    def record(self, work: Callable[[Session], T]) -> Recorded[T]:
+    def record(self, work: Callable[[Session], T], *, only_appends: bool = False) -> Recorded[T]:
         """Do a unit of work in the transaction of a group, and return when that is durable.
 
         The session is the group's: work does not commit it, returns no row of it, and does only what is quick.
+
+        Args:
+            only_appends: work changes nothing by itself, it only appends and inserts late; then a savepoint is spared.
 
         Raises:
             RecordUnavailable: the group was not committed; nothing happened.
             Exception: what `work` raised; nothing of it happened.
         """
-        unit = _Unit(work)
+        unit = _Unit(work, only_appends)
         with self._lock:
             self._queue.append(unit)
             unit.leads, self._committing = not self._committing, True
@@ -113,8 +121,11 @@ class Recorder:
 
     def _lead(self) -> None:
         """Commit what is queued, from this thread's own unit on; then somebody else leads."""
+        if self._company:
+            time.sleep(GATHER_SECONDS)
         with self._lock:
             group = [self._queue.popleft() for _ in range(min(MAX_UNITS, len(self._queue)))]
+        self._company = len(group) > 1
         try:
             self._commit(group)
         finally:
@@ -129,20 +140,8 @@ class Recorder:
     def _commit(self, group: Sequence[_Unit]) -> None:
         try:
             sealed = self._transact(group)
-        except _Spoiled as spoiled:
-            if len(group) == 1:
-                group[0].error = spoiled.error
-                return
-            for unit in group:
-                self._commit([unit])
-            return
         except Exception as error:  # noqa: BLE001  # nothing is durable, so nobody may be told otherwise
-            _log.exception("a group of %d was not committed", len(group))
-            detail = (
-                error.detail if isinstance(error, ModelregError) else "the record cannot be written; try again later"
-            )
-            for unit in group:
-                unit.error = RecordUnavailable(detail)
+            self._fail(group, error)
             return
         if sealed is None:
             return
@@ -151,8 +150,20 @@ class Recorder:
         for unit in group:
             unit.sealed, unit.note = sealed, note
 
+    def _fail(self, group: Sequence[_Unit], error: Exception) -> None:
+        """Say so to every unit; but where it is one unit's fault, do each again, alone."""
+        unavailable = isinstance(error, ModelregError | OperationalError | InterfaceError)
+        if not unavailable and len(group) > 1:
+            for unit in group:
+                self._commit([unit])
+            return
+        _log.error("a group of %d was not committed", len(group), exc_info=error)
+        detail = error.detail if isinstance(error, ModelregError) else "the record cannot be written; try again later"
+        for unit in group:
+            unit.error = RecordUnavailable(detail) if unavailable else error
+
     def _transact(self, group: Sequence[_Unit]) -> Sealed | None:
-        with self._database.writing() as session:
+        with self.database.writing() as session:
             with session.begin():
                 custody.hold(session)
                 for unit in group:
@@ -187,31 +198,30 @@ def _head_with(database: Database, index: int) -> Sealed:
     return Sealed(index, head[0], head[1], [entry], {})
 
 
-class _Spoiled(Exception):
-    """A unit failed in a way that its transaction may not have survived; each is done again, alone."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__()
-        self.error = error
-
-
 def _run(session: Session, unit: _Unit) -> None:
-    connection = session.connection()
+    """Do a unit's work. If it refuses, everything is as before it."""
     before = custody_tree.mark(session)
-    unit.error = None
-    connection.exec_driver_sql("SAVEPOINT unit")
+    unit.value, unit.error, unit.index = None, None, None
     try:
-        unit.value = unit.work(session)
-        session.flush()
+        unit.value = unit.work(session) if unit.only_appends else _inside_savepoint(session, unit.work)
     except ModelregError as error:
         unit.error = error
-        session.expunge_all()
-        connection.exec_driver_sql("ROLLBACK TO SAVEPOINT unit")
         custody_tree.return_to(session, before)
-    except (OperationalError, InterfaceError):
-        raise
-    except Exception as error:
-        raise _Spoiled(error) from error
-    connection.exec_driver_sql("RELEASE SAVEPOINT unit")
+        return
     size = custody_tree.hold(session).tree.size
     unit.index = size - 1 if size > before.size else None
+
+
+def _inside_savepoint(session: Session, work: Callable[[Session], object]) -> object:
+    connection = session.connection()
+    connection.exec_driver_sql("SAVEPOINT unit")
+    try:
+        value = work(session)
+        session.flush()
+    except ModelregError:
+        session.expunge_all()  # what it changed and did not flush
+        connection.exec_driver_sql("ROLLBACK TO SAVEPOINT unit")
+        connection.exec_driver_sql("RELEASE SAVEPOINT unit")
+        raise
+    connection.exec_driver_sql("RELEASE SAVEPOINT unit")
+    return value

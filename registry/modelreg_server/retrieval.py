@@ -1,11 +1,13 @@
 """Fetching: a grant is recorded and committed first, then URLs and bytes. No event, no URL."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from sqlalchemy import Select, bindparam
+from sqlalchemy import select as columns
 from sqlmodel import Session, col, select
 
 from modelreg.digests import Digest
@@ -13,9 +15,10 @@ from modelreg.errors import ModelregError, NotFound, Revoked
 from modelreg.trust import TrustPolicy
 from modelreg_server import custody
 from modelreg_server.access_grants import is_sensitive
-from modelreg_server.callers import Caller, Hidden, NotPermitted, denied, reasons_of, require
+from modelreg_server.callers import Caller, Hidden, NotPermitted, current, denied, reasons_of, require
 from modelreg_server.custody import CustodyEvent, Event, EventType
 from modelreg_server.custody_proofs import Proof
+from modelreg_server.custody_tree import insert_late
 from modelreg_server.group_commit import Recorder
 from modelreg_server.identity import Verb
 from modelreg_server.tables import Artifact, ArtifactFile, Blob, GrantRow, Publication, Repository, Signature
@@ -23,19 +26,19 @@ from modelreg_server.tables import Artifact, ArtifactFile, Blob, GrantRow, Publi
 
 @dataclass(frozen=True)
 class Permitted:
-    """A grant, not yet durable, and what the client needs to verify before it asks for bytes."""
+    """The decision to grant, and what the client needs to verify before it asks for bytes."""
 
-    id: str
     manifest: bytes
     bundles: list[bytes]
-    expires_at: datetime
 
 
 @dataclass(frozen=True)
 class Granted:
     """A durable grant with its proof."""
 
+    id: str
     permitted: Permitted
+    expires_at: datetime
     proof: Proof
 
 
@@ -48,70 +51,81 @@ def grant(
     purpose: str,
     host: str,
     tag: str | None,
-    policy: TrustPolicy | None,
+    policy: Callable[[], TrustPolicy | None],
     lifetime: timedelta,
     known_size: int | None = None,
 ) -> Granted:
     """Decide, append `artifact.granted` or `artifact.refused`, commit; only then answer or raise.
 
+    Decided before the log's lock is held, and again under it if anything decisive happened since the caller was
+    authenticated: what is recorded holds at the commit.
+
     Raises:
         NotFound, Forbidden: absent, hidden, or not permitted.
         Revoked: the server's trust policy revokes the artifact.
     """
+    with recorder.database.reading() as session:
+        decision = _decide(session, caller, repository, artifact, policy)
     event = {"repository": repository, "artifact": artifact, "tag": tag, "host": host, "purpose": purpose}
+    grant_id, expires_at = str(uuid.uuid4()), caller.now + lifetime
 
-    def decide_and_append(session: Session) -> Permitted | ModelregError:
-        found = _publication(session, repository, artifact)
-        sensitive = is_sensitive(session, repository)
-        refusal = _refusal(caller, repository, artifact, found, policy, sensitive=sensitive)
-        if refusal is not None:
-            _record_refusal(session, caller, refusal, event)
-            return refusal
-        assert found is not None
-        return _record_grant(session, caller, found, event, lifetime)
+    def append(session: Session) -> Permitted | ModelregError:
+        now = current(session, caller)
+        settled = decision if now is caller else _decide(session, now, repository, artifact, policy)
+        if isinstance(settled, ModelregError):
+            _append_refusal(session, caller, settled, event)
+        else:
+            _append_grant(session, caller, grant_id, expires_at, event)
+        return settled
 
-    recorded = recorder.record(decide_and_append)
+    recorded = recorder.record(append, only_appends=True)
     if isinstance(recorded.value, ModelregError):
         raise recorded.value
-    return Granted(recorded.value, recorded.proof(known_size))
+    return Granted(grant_id, recorded.value, expires_at, recorded.proof(known_size))
 
 
-def _publication(session: Session, repository: str, artifact: str) -> Publication | None:
-    return session.exec(
-        select(Publication)
-        .join(Repository, col(Repository.id) == col(Publication.repository_id))
-        .where(Repository.name == repository, Publication.artifact_digest == artifact)
-    ).one_or_none()
-
-
-def _refusal(
-    caller: Caller,
-    repository: str,
-    artifact: str,
-    found: Publication | None,
-    policy: TrustPolicy | None,
-    *,
-    sensitive: bool,
-) -> ModelregError | None:
+def _decide(
+    session: Session, caller: Caller, repository: str, artifact: str, policy: Callable[[], TrustPolicy | None]
+) -> Permitted | ModelregError:
+    """What the artifact's bytes are verified with, or the refusal."""
+    found = session.connection().execute(_FOUND, {"repository": repository, "artifact": artifact}).one_or_none()
+    sensitive = found is not None and found.sensitive
     if not caller.principal.may(Verb.PULL, repository, sensitive=sensitive):
         return denied(caller.principal, Verb.PULL, repository, sensitive=sensitive)
-    if found is None:
+    if found is None or found.publication_id is None:
         return NotFound(f"{repository} has no artifact {artifact}, or this token may not see it")
-    if policy is not None and Digest.parse(artifact) in policy.revocations.artifacts:
-        return Revoked(f"the artifact {artifact} is revoked by the registry's trust policy (version {policy.version})")
-    return None
+    trusted = policy()
+    if trusted is not None and Digest.parse(artifact) in trusted.revocations.artifacts:
+        return Revoked(f"the artifact {artifact} is revoked by the registry's trust policy (version {trusted.version})")
+    manifest = session.connection().execute(_MANIFEST, {"artifact": artifact}).scalar_one()
+    bundles = session.connection().execute(_BUNDLES, {"publication": found.publication_id}).scalars().all()
+    return Permitted(manifest, list(bundles))
 
 
-def _record_grant(
-    session: Session, caller: Caller, found: Publication, event: dict[str, Any], lifetime: timedelta
-) -> Permitted:
-    signatures = session.exec(
-        select(Signature).where(Signature.publication_id == found.id).order_by(col(Signature.id))
-    ).all()
-    grant_id = str(uuid.uuid4())
-    detail = {"grant": grant_id}
-    index = custody.append(session, caller.actor, Event(EventType.ARTIFACT_GRANTED, detail=detail, **event), caller.now)
-    row = GrantRow(
+# Columns, and statements made once: they are asked for every grant.
+_FOUND: Select[*tuple[Any, ...]] = (
+    columns(col(Repository.sensitive), col(Publication.id).label("publication_id"))
+    .outerjoin(
+        Publication,
+        (col(Publication.repository_id) == col(Repository.id))
+        & (col(Publication.artifact_digest) == bindparam("artifact")),
+    )
+    .where(col(Repository.name) == bindparam("repository"))
+)
+_MANIFEST = columns(col(Artifact.manifest)).where(col(Artifact.digest) == bindparam("artifact"))
+_BUNDLES = (
+    columns(col(Signature.bundle))
+    .where(col(Signature.publication_id) == bindparam("publication"))
+    .order_by(col(Signature.id))
+)
+
+
+def _append_grant(session: Session, caller: Caller, grant_id: str, expires_at: datetime, event: dict[str, Any]) -> None:
+    granted = Event(EventType.ARTIFACT_GRANTED, detail={"grant": grant_id}, **event)
+    index = custody.append(session, caller.actor, granted, caller.now)
+    insert_late(
+        session,
+        GrantRow,
         id=grant_id,
         event_index=index,
         repository=event["repository"],
@@ -119,14 +133,11 @@ def _record_grant(
         principal=caller.principal.name,
         purpose=event["purpose"],
         host=event["host"],
-        expires_at=caller.now + lifetime,
+        expires_at=expires_at,
     )
-    session.add(row)
-    manifest = session.get_one(Artifact, found.artifact_digest).manifest
-    return Permitted(grant_id, manifest, [signature.bundle for signature in signatures], caller.now + lifetime)
 
 
-def _record_refusal(session: Session, caller: Caller, refusal: ModelregError, event: dict[str, Any]) -> None:
+def _append_refusal(session: Session, caller: Caller, refusal: ModelregError, event: dict[str, Any]) -> None:
     personal: dict[str, Any] = {"detail": refusal.detail[:500]}
     if isinstance(refusal, Hidden | NotPermitted):
         personal |= reasons_of(refusal.denial)
@@ -189,7 +200,7 @@ def report(
     """Append what a client reports of a grant, such as `artifact.received`; returns its proof."""
 
     def append(session: Session) -> int:
-        row = open_grant(session, caller, grant_id)
+        row = open_grant(session, current(session, caller), grant_id)
         event = Event(
             event_type,
             repository=row.repository,

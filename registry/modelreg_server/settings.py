@@ -57,6 +57,12 @@ class Settings(BaseSettings):
         default=False,
         description="Take a host's certificate from the Client-Cert header (RFC 9440) of the proxies in `behind_proxy`.",
     )
+    workers: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Processes that serve at once. Each has its own `threads` and that many database connections and 8 more.",
+    )
     threads: int = Field(default=32, ge=2, le=512, description="Requests worked on at once by one process.")
     grant_seconds: int = Field(default=6 * 3600, ge=60, description="How long a grant can be used to fetch bytes.")
     presign_seconds: int = Field(default=60, ge=1, le=60, description="How long a presigned URL lives.")

@@ -111,6 +111,19 @@ def known_host(session: Session, received: Received, proxies: str | None, now: d
     return signed or certified
 
 
+def require_living(session: Session, host_id: str | None) -> None:
+    """Go on only if the host, if there is one, was not revoked.
+
+    Raises:
+        Unauthenticated: it was.
+    """
+    if host_id is None:
+        return
+    living = select(Host.id).where(Host.id == host_id, col(Host.revoked_at).is_(None))
+    if session.exec(living).one_or_none() is None:
+        raise host_signing.refusal()
+
+
 def signature_of(received: Received) -> HostSignature | None:
     """The signature the request carries, parsed and not verified.
 

@@ -14,6 +14,8 @@ import zlib
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
+from sqlalchemy import bindparam
+from sqlalchemy import select as columns
 from sqlmodel import Session, col, or_, select
 
 from modelreg.errors import Invalid, NotFound, Unauthenticated
@@ -27,6 +29,18 @@ _ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _LAST_USED_EVERY = timedelta(minutes=1)  # a write on every request would make reading cost a commit
 
 
+# Columns, and the statement made once: it is asked with every request.
+_BY_HASH = columns(
+    col(Token.id),
+    col(Token.principal),
+    col(Token.scopes),
+    col(Token.expires_at),
+    col(Token.revoked_at),
+    col(Token.last_used_at),
+    col(Token.identity),
+).where(col(Token.hash) == bindparam("hash"))
+
+
 class TokenAuthenticator:
     """Bearer tokens of the `token` table."""
 
@@ -36,14 +50,29 @@ class TokenAuthenticator:
             return Anonymous()
         row = None
         if is_well_formed(untrusted_credential):
-            row = session.exec(select(Token).where(Token.hash == _hash(untrusted_credential))).one_or_none()
+            row = session.connection().execute(_BY_HASH, {"hash": _hash(untrusted_credential)}).one_or_none()
         if row is None or row.revoked_at is not None or now >= row.expires_at:
-            raise Unauthenticated(
-                "the token is malformed, unknown, expired or revoked; run `modelreg login` with a new one"
-            )
+            raise _refusal()
         return Principal(
             row.principal, row.id, tuple(map(parse_scope, row.scopes)), row.expires_at, row.last_used_at, row.identity
         )
+
+
+def require_living(session: Session, principal: Principal, now: datetime) -> None:
+    """Go on only if the principal's token, if it has one, still holds.
+
+    Raises:
+        Unauthenticated: it was revoked, or it expired.
+    """
+    if principal.token_id is None:
+        return
+    row = session.get(Token, principal.token_id, populate_existing=True)
+    if row is None or row.revoked_at is not None or now >= row.expires_at:
+        raise _refusal()
+
+
+def _refusal() -> Unauthenticated:
+    return Unauthenticated("the token is malformed, unknown, expired or revoked; run `modelreg login` with a new one")
 
 
 def issue(
