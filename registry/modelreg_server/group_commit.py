@@ -116,7 +116,7 @@ class Recorder:
         Raises:
             LogNotIntact: the database lacks what it needs.
         """
-        head = _head_with(self._database, index)
+        head = _head_with(self.database, index)
         return prove_again(head, index, self._witnessed(head), known_size, self._committed)
 
     def _lead(self) -> None:

@@ -61,6 +61,7 @@ def test_the_example_of_the_signed_note_specification_verifies():
         f"other+{VKEY.key_id.hex()}+{str(VKEY).rsplit('+', 1)[1]}", str(WITNESS_KEYS[0]),
         f"{ORIGIN}+{VKEY.key_id.hex()}+{base64.b64encode(bytes([1, *bytes(31)])).decode()}",
     ],
+    ids=range(9),
 )  # fmt: skip
 def test_what_is_no_key_of_a_log_is_refused(text):
     with pytest.raises(Misconfigured):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modelreg import diff, hashing, manifests, pinned, pull, trees, verification, wire
+from modelreg import diff, grants, hashing, manifests, pinned, pull, trees, wire
 from modelreg.api import Api
 from modelreg.cache import Cache
 from modelreg.commands import Output, now, output_of, settings_of, size_text
@@ -119,6 +119,7 @@ class _Session:
             now=now(),
             connections_at_once=self._settings.connections,
             meter=self._bars.meter,
+            state_dir=self._settings.state_dir,
         )
         side.seen = "pulled and verified"
         return FolderBytes(pulled.folder)
@@ -131,17 +132,16 @@ class _Session:
         request = wire.GrantRequest(
             artifact=str(reference.digest), purpose="pull", host=self._settings.host_name, tag=reference.tag
         )
-        grant = self.api.request_grant(reference.repository, request)
-        verified = verification.verify_any(
-            [bundle.encode() for bundle in grant.bundles],
-            grant.manifest.encode(),
-            policy=pinned.policy_of(self._settings, self._output.note),
-            repository=reference.repository,
+        granted = grants.request(
+            self.api,
+            pinned.policy_of(self._settings, self._output.note),
+            reference.repository,
+            request,
+            state_dir=self._settings.state_dir,
             now=now(),
-            artifact=side.manifest.digest,
         )
         side.seen = "headers and small files, verified"
-        return GrantedBytes(self.api, grant, verified)
+        return GrantedBytes(self.api, granted.grant, granted.verified)
 
 
 def _report(before: _Side, after: _Side, difference: Difference) -> dict[str, Any]:
