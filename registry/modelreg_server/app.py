@@ -27,6 +27,7 @@ from modelreg_server.routes import (
     hosts,
     principals,
     publications,
+    recalls,
     repositories,
     signatures,
     timestamps,
@@ -104,6 +105,7 @@ def create_app(settings: Settings, clock: Callable[[], datetime] = lambda: datet
         timestamps,
         signatures,
         trust,
+        recalls,
     ):
         app.include_router(module.router)
     problems.install(app)

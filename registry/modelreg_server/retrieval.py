@@ -4,14 +4,14 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 from sqlmodel import Session, col, select
 
 from modelreg.digests import Digest
-from modelreg.errors import ModelregError, NotFound, Revoked
+from modelreg.errors import ModelregError, NotFound
 from modelreg.trust import TrustPolicy
-from modelreg_server import custody
+from modelreg_server import custody, recalls
 from modelreg_server.access_grants import is_sensitive
 from modelreg_server.callers import Caller, Hidden, NotPermitted, denied, reasons_of, require
 from modelreg_server.custody import CustodyEvent, Event, EventType
@@ -45,13 +45,16 @@ def grant(
 
     Raises:
         NotFound, Forbidden: absent, hidden, or not permitted.
-        Revoked: the server's trust policy revokes the artifact.
+        Revoked, Quarantined: the artifact is recalled here, or by the server's trust policy.
     """
     event = {"repository": repository, "artifact": artifact, "tag": tag, "host": host, "purpose": purpose}
     with database.writing() as session, session.begin():
+        # Recalls are written under this lock: what is granted behind one would be in the log behind it.
+        custody.hold(session)
         found = _publication(session, repository, artifact)
         sensitive = is_sensitive(session, repository)
-        refusal = _refusal(caller, repository, artifact, found, policy, sensitive=sensitive)
+        refusal = _refusal(caller, repository, artifact, found, sensitive=sensitive)
+        refusal = refusal or recalls.refusal(session, artifact) or _by_policy(policy, artifact)
         if refusal is None:
             assert found is not None
             granted = _record_grant(session, caller, found, event, lifetime)
@@ -83,7 +86,6 @@ def _refusal(
     repository: str,
     artifact: str,
     found: Publication | None,
-    policy: TrustPolicy | None,
     *,
     sensitive: bool,
 ) -> ModelregError | None:
@@ -91,9 +93,12 @@ def _refusal(
         return denied(caller.principal, Verb.PULL, repository, sensitive=sensitive)
     if found is None:
         return NotFound(f"{repository} has no artifact {artifact}, or this token may not see it")
-    if policy is not None and Digest.parse(artifact) in policy.revocations.artifacts:
-        return Revoked(f"the artifact {artifact} is revoked by the registry's trust policy (version {policy.version})")
     return None
+
+
+def _by_policy(policy: TrustPolicy | None, artifact: str) -> ModelregError | None:
+    """What the registry's own trust policy says of an artifact, as every client's does."""
+    return None if policy is None else policy.refusal(Digest.parse(artifact))
 
 
 def _record_grant(
@@ -142,13 +147,57 @@ def _no_grant(grant_id: str) -> NotFound:
     return NotFound(f"there is no grant {grant_id[:40]} of yours, given to this host, that is still valid; pull again")
 
 
-def granted_blobs(session: Session, caller: Caller, grant_id: str, blobs: Sequence[str]) -> list[Blob]:
+def granted_blobs(
+    database: Database, caller: Caller, grant_id: str, blobs: Sequence[str], policy: TrustPolicy | None
+) -> list[Blob]:
     """The named blobs, if the grant's artifact holds every one of them, in the order asked for.
+
+    A grant opens nothing any more from the moment on that its artifact is recalled; `artifact.refused` says so.
 
     Raises:
         NotFound: no such grant, or a blob that is not part of it (whether it exists elsewhere is not told).
+        Revoked, Quarantined: the artifact was recalled since.
     """
-    row = open_grant(session, caller, grant_id)
+    with database.reading() as session:
+        row = open_grant(session, caller, grant_id)
+        refusal = recalls.refusal(session, row.artifact_digest) or _by_policy(policy, row.artifact_digest)
+        found = _blobs_of(session, row, blobs) if refusal is None else []
+        session.expunge_all()
+    if refusal is not None:
+        _refuse(database, caller, row, refusal)
+    return found
+
+
+def require_not_recalled(database: Database, caller: Caller, grant_id: str) -> None:
+    """Go on with bytes that are under way.
+
+    Raises:
+        Revoked, Quarantined: the artifact was recalled since they were asked for.
+    """
+    with database.reading() as session:
+        row = session.get_one(GrantRow, grant_id)
+        refusal = recalls.refusal(session, row.artifact_digest)
+        session.expunge_all()
+    if refusal is not None:
+        _refuse(database, caller, row, refusal)
+
+
+def _refuse(database: Database, caller: Caller, row: GrantRow, refusal: ModelregError) -> NoReturn:
+    detail = {"reason": refusal.code, "detail": refusal.detail[:500], "grant": row.id}
+    event = Event(
+        EventType.ARTIFACT_REFUSED,
+        repository=row.repository,
+        artifact=row.artifact_digest,
+        host=row.host,
+        purpose=row.purpose,
+        detail=detail,
+    )
+    with database.writing() as session, session.begin():
+        custody.append(session, caller.actor, event, caller.now)
+    raise refusal
+
+
+def _blobs_of(session: Session, row: GrantRow, blobs: Sequence[str]) -> list[Blob]:
     query = (
         select(Blob)
         .join(ArtifactFile, col(ArtifactFile.blake3) == col(Blob.blake3))
