@@ -61,16 +61,15 @@ class Standing:
 
 @dataclass(frozen=True)
 class Status:
-    """A recall and where it stands, unsettled hosts first, the worst of them first of all."""
+    """A recall and where it stands, unsettled hosts first, the worst of them first of all.
+
+    `unsettled` counts those as well that are left out where it is not `complete`.
+    """
 
     recall: Recall
     hosts: list[Standing]
+    unsettled: int
     complete: bool
-
-    @property
-    def open(self) -> int:
-        """How many hosts have not confirmed."""
-        return sum(not standing.settled for standing in self.hosts)
 
 
 def status(session: Session, caller: Caller, recall_id: str) -> Status:
@@ -94,7 +93,8 @@ def status(session: Session, caller: Caller, recall_id: str) -> Status:
         ),
     )
     session.expunge_all()
-    return Status(row, hosts[:MAX_HOSTS], len(hosts) <= MAX_HOSTS)
+    unsettled = sum(not standing.settled for standing in hosts)
+    return Status(row, hosts[:MAX_HOSTS], unsettled, complete=len(hosts) <= MAX_HOSTS)
 
 
 def host_of(caller: Caller, claimed: str) -> HostKey:

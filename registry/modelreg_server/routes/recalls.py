@@ -94,7 +94,7 @@ def status(recall_id: IdPath, caller: Anyone, session: ReadSession) -> models.Re
         recall=_info(found.recall),
         as_of=caller.now,
         hosts=[_host(standing) for standing in found.hosts],
-        unsettled=found.open,
+        unsettled=found.unsettled,
         complete=found.complete,
     )
 
