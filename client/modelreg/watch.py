@@ -85,11 +85,14 @@ class Recalled:
 
 @dataclass
 class Round:
-    """What one round found. `offline` says why the registry was not heard; `unfit` what would not be launched, and why."""
+    """What one round found. `offline` says why the registry was not heard, `stale` why no trust data is fresh.
+
+    `unfit` is what would not be launched any more, and why.
+    """
 
     held: int = 0
     offline: str | None = None
-    stale: StaleTrust | None = None
+    stale: str | None = None
     altered: list[Alteration] = field(default_factory=list)
     recalled: list[Recalled] = field(default_factory=list)
     unfit: dict[str, str] = field(default_factory=dict)
@@ -184,7 +187,7 @@ class _Looking:
             policy = pinned.policy_of(self._settings, self._note)
             policy.require_fresh(self._now)
         except StaleTrust as error:
-            self._found.stale = error
+            self._found.stale = error.detail
         except ModelregError as error:
             if self._api is None:
                 raise

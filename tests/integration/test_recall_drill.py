@@ -261,6 +261,7 @@ def test_a_file_changed_in_place_under_a_running_process_is_noticed_and_reported
     host("launch", "demo/m", "--", "true", "{model}", expect=20)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="opening /proc/PID/map_files takes root")
 def test_a_file_replaced_by_rename_is_noticed_and_the_process_is_known_to_have_the_admitted_one(host, artifact):
     host("pull", "demo/m")
     with host.serving("demo/m") as runtime:

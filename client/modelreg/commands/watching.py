@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from modelreg import watch
@@ -29,17 +30,22 @@ def run_watch(options: argparse.Namespace) -> int:
         return _code(found)
     signal.signal(signal.SIGTERM, _end)
     said: watch.Round | None = None
+    notes: list[str] = []
     while True:
         began = time.monotonic()
+        before, notes = notes, []
         try:
-            found = watch.look(settings, lambda: connect(settings), wanted, now(), output.note)
-            if found != said:  # what a log has to hold is what changed
+            found = watch.look(settings, lambda: connect(settings), wanted, now(), notes.append)
+            if said is None or replace(found, unseen_processes=0) != replace(said, unseen_processes=0):
                 _print(output, found)
                 sys.stdout.flush()
             said = found
         except (ModelregError, OSError) as error:
             # A daemon that ends at the first fault watches nothing any more.
             output.error(error if isinstance(error, ModelregError) else ModelregError(str(error)))
+        for note in notes:
+            if note not in before:  # a log holds what changed, not the same every minute
+                output.note(note)
         time.sleep(max(0.0, options.interval - (time.monotonic() - began)))
 
 
@@ -64,7 +70,7 @@ def _print(output: Output, found: watch.Round) -> None:
     if found.offline is not None:
         output.note(f"the registry was not heard: {found.offline}; {found.waiting} messages wait")
     if found.stale is not None:
-        output.note(f"trust data is stale: {found.stale.detail}")
+        output.note(f"trust data is stale: {found.stale}")
     for artifact, why in found.unfit.items():
         output.note(f"{artifact} would not be launched any more: {why}")
     lines = [f"ALTERED  {item.repository}@{item.artifact}: {item}" for item in found.altered]
@@ -78,7 +84,7 @@ def _print(output: Output, found: watch.Round) -> None:
             "as_of": now(),
             "held": found.held,
             "offline": found.offline,
-            "stale": found.stale.detail if found.stale else None,
+            "stale": found.stale,
             "altered": altered,
             "recalled": recalled,
             "unfit": found.unfit,
