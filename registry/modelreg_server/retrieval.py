@@ -61,10 +61,16 @@ def grant(
             session.flush()
             session.expunge_all()
         else:
-            detail: dict[str, Any] = {"reason": refusal.code, "detail": refusal.detail[:500]}
+            personal: dict[str, Any] = {"detail": refusal.detail[:500]}
             if isinstance(refusal, Hidden | NotPermitted):
-                detail |= reasons_of(refusal.denial)
-            refused = Event(EventType.ARTIFACT_REFUSED, detail=detail, **event)
+                personal |= reasons_of(refusal.denial)
+            refused = Event(
+                EventType.ARTIFACT_REFUSED,
+                detail={"reason": refusal.code},
+                about=caller.principal.name,
+                personal=personal,
+                **event,
+            )
             custody.append(session, caller.actor, refused, caller.now)
     if refusal is not None:
         if isinstance(refusal, Hidden | NotPermitted):
@@ -183,14 +189,15 @@ def require_not_recalled(database: Database, caller: Caller, grant_id: str) -> N
 
 
 def _refuse(database: Database, caller: Caller, row: GrantRow, refusal: ModelregError) -> NoReturn:
-    detail = {"reason": refusal.code, "detail": refusal.detail[:500], "grant": row.id}
     event = Event(
         EventType.ARTIFACT_REFUSED,
         repository=row.repository,
         artifact=row.artifact_digest,
         host=row.host,
         purpose=row.purpose,
-        detail=detail,
+        detail={"reason": refusal.code, "grant": row.id},
+        about=caller.principal.name,
+        personal={"detail": refusal.detail[:500]},
     )
     with database.writing() as session, session.begin():
         custody.append(session, caller.actor, event, caller.now)

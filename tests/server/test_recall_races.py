@@ -10,8 +10,10 @@ import pytest
 from modelreg import wire
 from modelreg import wire_recalls as models
 from modelreg.errors import ModelregError, Quarantined
-from modelreg_server import custody
-from modelreg_server.tables import Recall
+from modelreg_server import custody, recalls
+from modelreg_server.callers import Caller
+from modelreg_server.custody import Actor
+from modelreg_server.identity import Principal
 from support.registry import running_registry
 
 AT_ONCE = 8
@@ -53,12 +55,9 @@ def test_a_grant_that_waited_for_the_log_while_its_artifact_was_recalled_is_refu
         waiting.start()
         waiting.join(1.0)
         assert waiting.is_alive(), answer  # in front of the lock, or behind a decision made too early
-        session.add(
-            Recall(
-                id=str(uuid.uuid4()), artifact_digest=str(artifact), kind="quarantine", reason="r",
-                created_at=datetime.now(UTC), created_by="person:x", event_index=0,
-            )
-        )  # fmt: skip
+        responder = Caller(Principal("person:x", None, (), None), Actor("person:x", None), datetime.now(UTC))
+        named = recalls.Reached(str(artifact), None, None, None, 0)
+        recalls._record(session, responder, named, ["demo/m"], None, recalls.QUARANTINE, "r")
     waiting.join(30)
     assert isinstance(answer[0], Quarantined), answer
 
