@@ -61,9 +61,13 @@ class Alteration:
     pid: int | None = None
 
     def __str__(self) -> str:
-        who = f"process {self.pid} has " if self.pid is not None else ""
         found = f" (expected {self.expected}, measured {self.measured})" if self.measured else ""
-        return f"{who}{self.path}: {self.what}{found}"
+        if self.pid is None:
+            return f"{self.path}: {self.what}{found}"
+        if self.what == "changed":
+            return f"{self.path}: changed in the memory of process {self.pid}{found}"
+        has = {"": "cannot be looked at", self.expected: "has the admitted bytes"}.get(self.measured, "has other bytes")
+        return f"{self.path}: {self.what} under process {self.pid}, which {has}"
 
 
 @dataclass

@@ -20,7 +20,7 @@ from modelreg.errors import Conflict
 from modelreg_server import custody, recalls
 from modelreg_server.callers import Caller, absent
 from modelreg_server.custody import CustodyEvent, Event, EventType
-from modelreg_server.database import Database
+from modelreg_server.database import Database, one_at_a_time
 from modelreg_server.identity import Verb
 from modelreg_server.tables import GrantRow, Publication, Recall, RecallConfirmation, Repository, RuntimeLoad
 
@@ -47,12 +47,16 @@ class HostKey:
 
 @dataclass
 class Standing:
-    """What is known of one host and one recalled artifact. `exposure` is the strongest thing the record says."""
+    """What is known of one host and one recalled artifact. `exposure` is the strongest thing the record says.
+
+    `event` is the last that gave it the artifact, and `repository` where from.
+    """
 
     host: HostKey
     exposure: str = "none"
     event: int = -1
     event_at: datetime | None = None
+    repository: str | None = None
     running: int = 0
     last_seen_at: datetime | None = None
     confirmation: RecallConfirmation | None = None
@@ -117,7 +121,8 @@ def confirm(
         row = session.get(Recall, recall_id)
         if row is None or not _may_speak(session, caller, row.artifact_digest, host):
             raise recalls.no_recall(recall_id)
-        custody.hold(session)
+        # One answer of a host at a time; the log's lock only for the append, for what comes before may be long.
+        one_at_a_time(session, "confirm", recall_id, host.name)
         session.refresh(row)
         if row.lifted_at is not None:
             raise Conflict(f"the recall {recall_id} ended at {row.lifted_at:%Y-%m-%d %H:%M}Z", recall=recall_id)
@@ -127,6 +132,7 @@ def confirm(
             return said.event_index
         event = Event(
             EventType.RECALL_CONFIRMED,
+            repository=standing.repository,
             artifact=row.artifact_digest,
             host=claimed_host,
             detail={"recall": row.id, "kind": row.kind, "state": state, **detail},
@@ -240,6 +246,7 @@ def _standings(session: Session, row: Recall, only: HostKey | None = None) -> di
             col(CustodyEvent.host),
             col(CustodyEvent.verified_host),
             col(CustodyEvent.type),
+            col(CustodyEvent.repository),
             func.max(col(CustodyEvent.index)),
             func.max(col(CustodyEvent.recorded_at)),
         )
@@ -247,15 +254,20 @@ def _standings(session: Session, row: Recall, only: HostKey | None = None) -> di
             col(CustodyEvent.artifact) == row.artifact_digest,
             col(CustodyEvent.type).in_([kind.value for kind in _EXPOSURES]),
         )
-        .group_by(col(CustodyEvent.host), col(CustodyEvent.verified_host), col(CustodyEvent.type))
+        .group_by(
+            col(CustodyEvent.host),
+            col(CustodyEvent.verified_host),
+            col(CustodyEvent.type),
+            col(CustodyEvent.repository),
+        )
     )
     if only is not None:
         events = events.where(_is_host(only))
-    for name, verified, kind, index, recorded_at in session.connection().execute(events):
+    for name, verified, kind, repository, index, recorded_at in session.connection().execute(events):
         standing = at(verified or name or "", verified=verified is not None)
         standing.exposure = max(standing.exposure, _EXPOSURES[EventType(kind)], key=_STRENGTH.index)
         if index > standing.event:
-            standing.event, standing.event_at = index, recorded_at
+            standing.event, standing.event_at, standing.repository = index, recorded_at, repository
     loads = select(RuntimeLoad).where(RuntimeLoad.artifact_digest == row.artifact_digest)
     if only is not None:
         loads = loads.where(
@@ -267,7 +279,7 @@ def _standings(session: Session, row: Recall, only: HostKey | None = None) -> di
         standing = at(load.verified_host or load.host, verified=load.verified_host is not None)
         standing.exposure = max(standing.exposure, "loaded", key=_STRENGTH.index)
         if load.event_index > standing.event:
-            standing.event, standing.event_at = load.event_index, load.loaded_at
+            standing.event, standing.event_at, standing.repository = load.event_index, load.loaded_at, load.repository
         if load.ended_at is None:
             standing.running += 1
             standing.exposure = "running"

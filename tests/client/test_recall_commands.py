@@ -196,6 +196,19 @@ def test_a_recalled_artifact_that_nobody_runs_is_confirmed_as_held_and_then_remo
     assert look(world)["held"] == 0
 
 
+def test_quiet_is_silent_unless_something_is_wrong(world, artifact, runtime, home):
+    world("pull", "demo/m")
+    world("watch", "--once", "-q")
+    assert (world.out, world.err) == ("", "")
+    world("quarantine", "demo/m", "--reason", "odd")
+    assert f"running by {runtime.pid}" in world("watch", "--once", "-q", expect=21)
+    folder = home / ".cache/modelreg/snapshots" / artifact.removeprefix("sha256:")
+    (folder / "more\x1b[31m.py").write_text("")
+    said = world("watch", "--once", "-q", expect=20)
+    assert "extra" in said
+    assert "\x1b" not in said
+
+
 @pytest.mark.parametrize("words", [["kill", "-{pid}"], ["sh", "-c", "kill {pid}"], ["x", "{path}/w"]])
 def test_placeholders_stand_alone(world, words):
     assert "words of their own" in world("watch", "--once", "--on-recall", *words, expect=2)

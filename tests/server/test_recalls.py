@@ -442,6 +442,7 @@ def test_a_claimed_name_never_speaks_for_a_verified_host(registry, api, artifact
     assert found[(name, True)] == ("holding", True)
     (event,) = [e for e in events_of(registry, artifact, "recall.confirmed") if e.verified_host]
     assert (event.verified_host, event.detail["state"], event.detail["recall"]) == (name, "holding", row.id)
+    assert event.repository == "demo/m", "its auditors see what its hosts say"
 
 
 def test_an_enrolled_host_is_asked_for_what_the_record_says_it_has(registry, api, artifact):

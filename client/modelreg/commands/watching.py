@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, NoReturn
 
 from modelreg import watch
-from modelreg.commands import Output, now, output_of, settings_of
+from modelreg.commands import Output, now, output_of, printable, settings_of
 from modelreg.commands.session import connect
 from modelreg.errors import Invalid, ModelregError, StaleTrust
 
@@ -74,9 +74,14 @@ def _print(output: Output, found: watch.Round) -> None:
     for artifact, why in found.unfit.items():
         output.note(f"{artifact} would not be launched any more: {why}")
     lines = [f"ALTERED  {item.repository}@{item.artifact}: {item}" for item in found.altered]
+    alarms = list(lines)
     for item in found.recalled:
         pids = f" by {', '.join(map(str, item.processes))}" if item.processes else ""
         lines.append(f"RECALLED {item.artifact} ({item.kind}: {item.reason}): {item.state}{pids}")
+        alarms += lines[-1:] if item.state == "running" else []
+    if output.quiet and not output.as_json:
+        for line in alarms:  # cron mails what is printed, and nobody mails an exit code
+            print(printable(line), file=sys.stderr)
     lines.append(f"{found.held} artifacts held, {len(altered)} files altered, {len(recalled)} recalled")
     output.result(
         {
@@ -91,7 +96,7 @@ def _print(output: Output, found: watch.Round) -> None:
             "unseen_processes": found.unseen_processes,
             "waiting": found.waiting,
         },
-        *lines,
+        *map(printable, lines),
     )
 
 
