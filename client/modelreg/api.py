@@ -10,7 +10,7 @@ import urllib3
 from pydantic import BaseModel, ValidationError
 from urllib3.exceptions import HTTPError
 
-from modelreg import connections, host_signing, problem_details, wire, wire_evidence, wire_log
+from modelreg import connections, host_signing, problem_details, wire, wire_evidence, wire_log, wire_recalls
 from modelreg.connections import Transient
 from modelreg.digests import Digest
 from modelreg.errors import ModelregError, StorageUnavailable, Unreachable
@@ -203,6 +203,41 @@ class Api:
     def report_unloaded(self, load: str, report: wire.UnloadedReport) -> wire.Recorded:
         """Say that the runtime has ended."""
         return self._call("POST", f"/v1/loads/{load}/end", wire.Recorded, report)
+
+    def recall(self, repository: str, artifact: Digest, request: wire_recalls.RecallRequest) -> wire_recalls.Recalled:
+        """Quarantine or revoke an artifact in every repository. Sending the same again is safe."""
+        return self._call("POST", f"{_path(repository)}/artifacts/{artifact}/recall", wire_recalls.Recalled, request)
+
+    def release(self, repository: str, artifact: Digest, request: wire_recalls.ReleaseRequest) -> wire_recalls.Released:
+        """Lift a quarantine. Sending the same again is safe."""
+        return self._call("POST", f"{_path(repository)}/artifacts/{artifact}/release", wire_recalls.Released, request)
+
+    def recalls(self) -> Iterable[wire_recalls.RecallInfo]:
+        """Open recalls of what the principal may see, page by page."""
+        after: int | None = -1
+        while after is not None:
+            page = self._get("/v1/recalls?" + urlencode({"after": after}), wire_recalls.Recalls)
+            yield from page.recalls
+            if page.next_after is not None and page.next_after <= after:
+                raise Unreachable(f"{self.registry} lists recalls in a circle")
+            after = page.next_after
+
+    def check_recalls(self, artifacts: Sequence[Digest], host: str | None = None) -> wire_recalls.RecallAnswer:
+        """What is recalled among these (at most `wire_recalls.MAX_CHECKED`), and what this host is waited for."""
+        request = wire_recalls.RecallCheck(artifacts=[str(artifact) for artifact in artifacts], host=host)
+        return self._call("POST", "/v1/recalls/check", wire_recalls.RecallAnswer, request)
+
+    def confirm_recall(self, recall_id: str, request: wire_recalls.ConfirmationRequest) -> wire.Recorded:
+        """Say what this host did with a recalled artifact."""
+        return self._call("POST", f"/v1/recalls/{recall_id}/confirmations", wire.Recorded, request)
+
+    def recall_status(self, recall_id: str) -> wire_recalls.RecallStatus:
+        """Which hosts have confirmed (audit or quarantine in every repository that holds the artifact)."""
+        return self._get(f"/v1/recalls/{quote(recall_id, safe='')}/status", wire_recalls.RecallStatus)
+
+    def report_alteration(self, report: wire_recalls.AlterationReport) -> wire.Recorded:
+        """Say that files changed on this host."""
+        return self._call("POST", "/v1/alterations", wire.Recorded, report)
 
     def time_stamp(self, raw_query: bytes) -> bytes:
         """Have the registry's time-stamping authority answer an RFC 3161 query (DER in, DER out, untrusted)."""

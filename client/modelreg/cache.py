@@ -19,7 +19,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,9 +155,34 @@ class Cache:
         return path
 
     def artifacts(self) -> list[Digest]:
-        """Every artifact that something is remembered of; whether it is complete is for `check` to say."""
-        names = sorted(path.name for path in (self.root / "artifacts").iterdir())
-        return [Digest("sha256", name) for name in names if is_hex_64(name)]
+        """The artifacts that are remembered; whether their files are there is another question (`holds`)."""
+        names = (path.parent.name for path in (self.root / "artifacts").glob("*/manifest.json"))
+        return [Digest("sha256", name) for name in sorted(names) if is_hex_64(name)]
+
+    def holds(self, artifact: Digest, entries: Iterable[FileEntry]) -> bool:
+        """Whether the artifact's folder is there, or any of its blobs."""
+        return self.snapshot_path(artifact).exists() or any(self.blob_path(e.blake3).exists() for e in entries)
+
+    def remove(self, artifact: Digest, entries: Iterable[FileEntry], needed: Collection[str]) -> None:
+        """Take an artifact out of the store, with those blobs that no other artifact needs (`needed`, by BLAKE3).
+
+        The folder goes first: a crash in between leaves blobs without a folder, which the next removal takes. A pull of
+        another artifact that just found such a blob fails, and succeeds when it is tried again.
+        """
+        with self._locked(artifact), explained(self.snapshot_path(artifact)):
+            doomed = self.root / "incoming" / f"{artifact.hex}.tree"
+            shutil.rmtree(doomed, ignore_errors=True)
+            with contextlib.suppress(FileNotFoundError):
+                self.snapshot_path(artifact).rename(doomed)
+                sync_folder(self.root / "snapshots")
+                shutil.rmtree(doomed)
+            for entry in entries:
+                if entry.blake3 not in needed:
+                    self.blob_path(entry.blake3).unlink(missing_ok=True)
+                    (self.root / "incoming" / entry.blake3).unlink(missing_ok=True)
+            # Last: without the manifest nobody would know what there is to remove.
+            for name in ("manifest.json", "bundle.json", "repository.json", RECEIPT_FILE):
+                (self.root / "artifacts" / artifact.hex / name).unlink(missing_ok=True)
 
     def _receipt(self, folder: Path) -> bytes | None:
         try:

@@ -74,6 +74,7 @@ def parser() -> argparse.ArgumentParser:
     _comparing(commands, common)
     _evidence(commands, common)
     _witness(commands, common)
+    _recall(commands, common)
     _trust(commands, common)
     _account(commands, common)
     _access(commands, common)
@@ -269,6 +270,62 @@ def _witness(commands: "Commands", common: argparse.ArgumentParser) -> None:
         "--name", required=True, help="such as witness.audit.example/w1: who it is, for those that pin it"
     )
     init.set_defaults(run="witnessing:run_init")
+
+
+def _recall(commands: "Commands", common: argparse.ArgumentParser) -> None:
+    signing = argparse.ArgumentParser(add_help=False)
+    signing.add_argument("reference", metavar="REF", help="namespace/name[:tag][@sha256:…]; holds in every repository")
+    signing.add_argument("--reason", required=True, help="a line for whoever is refused")
+    signing.add_argument(
+        "--repo",
+        dest="directory",
+        type=Path,
+        metavar="DIR",
+        help="the folder of `modelreg trust repo`: put it into the signed list that hosts obey offline",
+    )
+    signing.add_argument(
+        "--key", dest="sign_with", type=Path, action="append", default=[], help="a key to sign with, beside DIR/keys"
+    )
+    signing.add_argument("--publish", action="store_true", help="and publish the list (admin)")
+    reach = argparse.ArgumentParser(add_help=False)
+    reach.add_argument("--cascade", action="store_true", help="also everything that was made from it")
+    reach.add_argument("--dry-run", action="store_true", help="only show what it would reach; 40 if anything")
+    for name, parents, text in (
+        ("quarantine", [signing, reach], "serve it to nobody until it is released"),
+        ("release", [signing], "lift a quarantine"),
+        ("revoke", [signing, reach], "distrust it for good, wherever it is"),
+    ):
+        command = commands.add_parser(name, parents=[common, *parents], help=text)
+        command.set_defaults(run=f"recalling:run_{name}")
+
+    recall = commands.add_parser("recall", help="what is recalled, and who has not confirmed").add_subparsers(
+        required=True, metavar="status|list"
+    )
+    status = recall.add_parser("status", parents=[common], help="hosts that have not confirmed come first; 40 if any")
+    status.add_argument("subject", metavar="REF|ID", help="a reference, a digest, or the id of a recall")
+    status.set_defaults(run="recalling:run_status")
+    recall.add_parser("list", parents=[common], help="open recalls").set_defaults(run="recalling:run_list")
+
+    watch = commands.add_parser(
+        "watch", parents=[common], help="on a host: obey and confirm recalls, notice changed files"
+    )
+    watch.add_argument(
+        "--once", action="store_true", help="one round, for cron: 20 files changed, 21 recalled and running"
+    )
+    watch.add_argument("--interval", type=float, default=60.0, metavar="SECONDS", help="between rounds (60)")
+    watch.add_argument("--full", action="store_true", help="measure every file, also those that look untouched")
+    watch.add_argument("--remove", action="store_true", help="take recalled artifacts out of the local store")
+    watch.add_argument(
+        "--stop-seconds", type=float, default=30.0, metavar="SECONDS", help="what a stopped runtime gets to end (30)"
+    )
+    watch.add_argument(
+        "--on-recall",
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="CMD",
+        help="last: stops what runs a recalled artifact; the words {artifact}, {pid} and {path} are replaced; no shell",
+    )
+    watch.set_defaults(run="watching:run_watch")
 
 
 def _trust(commands: "Commands", common: argparse.ArgumentParser) -> None:

@@ -5,15 +5,19 @@
     updated_at = 2026-11-24T08:00:00Z
     max_age_seconds = 2592000               # an older list verifies nothing
     artifacts = ["sha256:…"]
+    quarantined = [{artifact = "sha256:…", reason = "suspicious weights"}]     # only where there is one
     signers = [{identity = "email:al@acme.example", from = 2026-11-01T00:00:00Z, reason = "laptop stolen"}]
 
 A policy that says `revocations = "distributed"` takes it; the members are those of the policy's own table (`trust`).
+`quarantined` is left out where nothing is: clients from before it existed refuse a list that has it, whole.
 """
 
 import json
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Any
 
 from modelreg import trust
 from modelreg.digests import Digest, sha256_of
@@ -61,6 +65,10 @@ def render(version: int, listed: Revocations) -> bytes:
     """
     artifacts = "".join(f"    {_text(str(digest))},\n" for digest in sorted(listed.artifacts, key=str))
     signers = "".join(f"    {{{_signer(signer)}}},\n" for signer in listed.signers)
+    quarantined = "".join(
+        f"    {{artifact = {_text(str(digest))}, reason = {_text(reason)}}},\n"
+        for digest, reason in sorted(listed.quarantined.items(), key=lambda item: str(item[0]))
+    )
     text = (
         f"# What is distrusted: docs/spec/trust-distribution.md. `modelreg trust revoke` writes it.\n"
         f"schema = {_text(SCHEMA)}\n"
@@ -68,7 +76,8 @@ def render(version: int, listed: Revocations) -> bytes:
         f"updated_at = {_time(listed.updated_at)}\n"
         f"max_age_seconds = {int(listed.max_age.total_seconds())}\n"
         f"artifacts = [\n{artifacts}]\n"
-        f"signers = [\n{signers}]\n"
+        + (f"quarantined = [\n{quarantined}]\n" if quarantined else "")
+        + f"signers = [\n{signers}]\n"
     )
     try:
         raw = text.encode()
@@ -94,10 +103,34 @@ def revoke(listed: RevocationList, addition: RevokedSigner | Digest | None, now:
         signers = [signer for signer in signers if signer not in same]
         reason = addition.reason or next((signer.reason for signer in same if signer.reason), "")
         signers.append(replace(addition, since=since, reason=reason))
-    return render(
-        listed.version + 1,
-        Revocations(max(old.updated_at, now.replace(microsecond=0)), old.max_age, frozenset(artifacts), tuple(signers)),
-    )
+    quarantined = {digest: reason for digest, reason in old.quarantined.items() if digest not in artifacts}
+    return _next(listed, now, artifacts=frozenset(artifacts), signers=tuple(signers), quarantined=quarantined)
+
+
+def recall(
+    listed: RevocationList,
+    now: datetime,
+    *,
+    revoke: Iterable[Digest] = (),
+    quarantine: Iterable[Digest] = (),
+    release: Iterable[Digest] = (),
+    reason: str = "",
+) -> bytes:
+    """The next version of a list after a recall or a release; the same list where that changes nothing but its date.
+
+    Revoked ones stay revoked, whatever is quarantined or released; of two reasons the newer one stays.
+    """
+    old = listed.revocations
+    artifacts = old.artifacts | frozenset(revoke)
+    quarantined = {**old.quarantined, **dict.fromkeys(quarantine, reason)}
+    for digest in (*release, *artifacts):
+        quarantined.pop(digest, None)
+    return _next(listed, now, artifacts=artifacts, quarantined=quarantined)
+
+
+def _next(listed: RevocationList, now: datetime, **changed: Any) -> bytes:
+    updated_at = max(listed.revocations.updated_at, now.replace(microsecond=0))
+    return render(listed.version + 1, replace(listed.revocations, updated_at=updated_at, **changed))
 
 
 def _names_the_same(one: RevokedSigner, other: RevokedSigner) -> bool:

@@ -39,6 +39,7 @@
     updated_at = 2026-11-23T00:00:00Z
     max_age_seconds = 31536000
     artifacts = []                          # sha256:…
+    quarantined = []                        # optional: {artifact = "sha256:…", reason = "…"}
     signers = []                            # {identity = "email:…"} or {key = "sha256:…"}, optional from = time, reason
 
 This module is the value; reading the file and remembering the version is `pinning`'s work.
@@ -56,7 +57,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from modelreg.digests import Digest, sha256_of
-from modelreg.errors import Misconfigured, ModelregError, StaleTrust
+from modelreg.errors import Misconfigured, ModelregError, Quarantined, Revoked, StaleTrust
 from modelreg.notes import COSIGNATURE, ED25519, VerifierKey, parse_key
 from modelreg.references import glob_matches
 from modelreg.trusted_root import TrustedRoot, parse_trusted_root
@@ -177,12 +178,16 @@ class RevokedSigner:
 
 @dataclass(frozen=True)
 class Revocations:
-    """The list of what is distrusted, with the age after which the list itself is."""
+    """The list of what is distrusted, with the age after which the list itself is.
+
+    `quarantined` holds a reason for each artifact. What stands in `artifacts` as well is revoked.
+    """
 
     updated_at: datetime
     max_age: timedelta
     artifacts: frozenset[Digest]
     signers: tuple[RevokedSigner, ...]
+    quarantined: Mapping[Digest, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -226,6 +231,18 @@ class TrustPolicy:
                 f'write `revocations = "{DISTRIBUTED}"` in the policy'
             )
         return replace(self, revocations=given)
+
+    def refusal(self, artifact: Digest) -> ModelregError | None:
+        """Why an artifact must not be used, whoever signed it: `Revoked`, `Quarantined`, or None."""
+        by = f"by the trust policy (version {self.version})"
+        if artifact in self.revocations.artifacts:
+            return Revoked(f"the artifact {artifact} is revoked {by}", artifact=str(artifact))
+        reason = self.revocations.quarantined.get(artifact)
+        if reason is not None:
+            return Quarantined(
+                f"the artifact {artifact} is quarantined {by}: {reason}", artifact=str(artifact), reason=reason
+            )
+        return None
 
     def allowed_for(self, repository: str) -> tuple[Allowed, ...]:
         """Who may sign for a repository by the first rule that names it; nobody when none does."""
@@ -432,7 +449,12 @@ def read_revocations(untrusted: Any) -> Revocations:
     Raises:
         Misconfigured: any unknown, missing or malformed member.
     """
-    members = _table(untrusted, "revocations", "updated_at", "max_age_seconds", optional=("artifacts", "signers"))
+    members = _table(
+        untrusted,
+        "revocations",
+        *("updated_at", "max_age_seconds"),
+        optional=("artifacts", "signers", "quarantined"),
+    )
     seconds = members["max_age_seconds"]
     if not isinstance(seconds, int) or isinstance(seconds, bool) or not 0 < seconds <= 10 * 366 * 86400:
         raise Misconfigured(f"revocations.max_age_seconds is {seconds!r}, not a number of seconds up to ten years")
@@ -442,7 +464,20 @@ def read_revocations(untrusted: Any) -> Revocations:
         max_age=timedelta(seconds=seconds),
         artifacts=frozenset(_digest(item, "revocations.artifacts") for item in _maybe_list(members, "artifacts")),
         signers=tuple(signers),
+        quarantined=_quarantined(_maybe_list(members, "quarantined")),
     )
+
+
+def _quarantined(untrusted: list[Any]) -> dict[Digest, str]:
+    found: dict[Digest, str] = {}
+    for at, item in enumerate(untrusted):
+        where = f"revocations.quarantined[{at}]"
+        members = _table(item, where, "artifact", "reason")
+        artifact = _digest(members["artifact"], f"{where}.artifact")
+        if artifact in found:
+            raise Misconfigured(f"{where} names {artifact} a second time")
+        found[artifact] = _reason(members["reason"], where)
+    return found
 
 
 def _revoked_signer(untrusted: Any, at: int) -> RevokedSigner:

@@ -9,7 +9,7 @@
    signature by a time authority that the signer's authority believes (`timestamps`); without one, now. A sigstore bundle
    carries its own time, with the proof that it was logged (`sigstore_proof`).
 5. Signer identity allowed for this repository by an exact or anchored-glob rule; no rule refuses.
-6. Not revoked (artifact, signer, key, certificate; from a time on); revocation list and policy not stale.
+6. Not revoked (artifact, signer, key, certificate; from a time on), not quarantined; list and policy not stale.
 7. Statement ↔ manifest: same names, sizes and digests; the artifact digest is the one asked for.
 8. Log: receipt consistent with the newest checkpoint seen. Comes with the custody log's proofs; not performed here.
 9. Bytes: every chunk equals its digest, nothing missing, nothing extra. The **caller must** do this, with
@@ -37,6 +37,7 @@ from modelreg.errors import (
     ManifestInvalid,
     Misconfigured,
     ModelregError,
+    Quarantined,
     Revoked,
     SignatureInvalid,
     SignatureMissing,
@@ -130,7 +131,7 @@ def verify(
         artifact: the artifact digest asked for; None only where the manifest was made on this machine a moment ago.
 
     Raises:
-        SignatureInvalid, SignerNotAllowed, StaleTrust, Revoked, ManifestInvalid: as DESIGN §6 numbers them.
+        SignatureInvalid, SignerNotAllowed, StaleTrust, Revoked, Quarantined, ManifestInvalid: as DESIGN §6 numbers them.
     """
     verified = verify_statement(raw_bundle, policy=policy, repository=repository, now=now)
     # 7. The artifact that was asked for and signed. Before the bytes are parsed: only the signer gets to choose those.
@@ -163,7 +164,7 @@ def verify_any(
 
     Raises:
         SignatureMissing: there is no bundle at all.
-        Revoked: the artifact is revoked; no signature brings it back.
+        Revoked, Quarantined: the artifact is recalled; no signature brings it back.
         ModelregError: none holds; the error of the first one that failed, with the others' in facts.
     """
     refusals: list[ModelregError] = []
@@ -171,8 +172,8 @@ def verify_any(
         try:
             return verify(raw_bundle, raw_manifest, policy=policy, repository=repository, now=now, artifact=artifact)
         except ModelregError as error:
-            # Revoked whoever signs it. A revoked signer's bundle, or one of another artifact, is only one that fails.
-            if isinstance(error, Revoked) and error.facts.get("artifact") == str(artifact):
+            # Recalled whoever signs it. A revoked signer's bundle, or one of another artifact, is only one that fails.
+            if isinstance(error, Revoked | Quarantined) and error.facts.get("artifact") == str(artifact):
                 raise
             refusals.append(error)
     if not refusals:
@@ -185,7 +186,7 @@ def verify_statement(raw_bundle: bytes, *, policy: TrustPolicy, repository: str,
     """Verify a bundle alone (steps 1 to 6), for a directory that has a signature and no manifest.
 
     Raises:
-        SignatureInvalid, SignerNotAllowed, StaleTrust, Revoked: as in `verify`.
+        SignatureInvalid, SignerNotAllowed, StaleTrust, Revoked, Quarantined: as in `verify`.
     """
     # 1. Shape and limits of the container; the payload is parsed only after its signature holds.
     bundle = bundles.parse(raw_bundle)
@@ -213,11 +214,8 @@ def verify_statement(raw_bundle: bytes, *, policy: TrustPolicy, repository: str,
         # 1. Payload and predicate types, now that the bytes are known to be the signer's.
         statement = statements.parse(bundle.payload, legacy_0_2=credential.legacy_0_2)
         # 6c. `verify` holds the manifest against this digest, so that a revoked artifact has no other name.
-        if statement.artifact in policy.revocations.artifacts:
-            raise Revoked(
-                f"the artifact {statement.artifact} is revoked by the trust policy (version {policy.version})",
-                artifact=str(statement.artifact),
-            )
+        if statement.artifact is not None and (refusal := policy.refusal(statement.artifact)) is not None:
+            raise refusal
         return VerifiedStatement(statement, signer, repository, now)
     # A good signature by the wrong person says more than a signature that was tried against the wrong authority.
     raise next((error for error in refusals if isinstance(error, SignerNotAllowed)), refusals[0])

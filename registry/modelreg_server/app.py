@@ -36,6 +36,7 @@ from modelreg_server.routes import (
     log,
     principals,
     publications,
+    recalls,
     repositories,
     signatures,
     timestamps,
@@ -137,6 +138,7 @@ def create_app(settings: Settings, clock: Callable[[], datetime] = lambda: datet
         evidence,
         trust,
         log,
+        recalls,
     ):
         app.include_router(module.router)
     problems.install(app)

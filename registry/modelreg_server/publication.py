@@ -23,7 +23,7 @@ from modelreg.digests import sha256_of
 from modelreg.errors import BlobMissing, Conflict, DigestMismatch, ManifestInvalid, NotFound
 from modelreg.manifests import FileEntry, Manifest
 from modelreg.trust import TrustPolicy
-from modelreg_server import countersigning, custody, storage
+from modelreg_server import countersigning, custody, recalls, storage
 from modelreg_server.callers import Caller, denied
 from modelreg_server.custody import Event, EventType
 from modelreg_server.database import Database, insert_if_absent, one_at_a_time
@@ -74,6 +74,7 @@ def begin(
 
     Raises:
         Untrusted: manifest or signature do not hold.
+        Revoked, Quarantined: the artifact is recalled; no other repository takes it either.
         Forbidden: tags are asked for and the caller may not move tags here; or it may sign only, and there is nothing.
         DigestMismatch: a file is declared with digests that do not belong together.
     """
@@ -83,6 +84,7 @@ def begin(
     with database.writing() as session, session.begin():
         if not _may_push_or_sign(session, caller, repository, str(manifest.digest)):
             raise denied(caller.principal, Verb.PUSH, repository)
+        _require_not_recalled(session, str(manifest.digest))
         # A client whose answer is late begins again while the first request still runs.
         one_at_a_time(session, "begin", repository, str(manifest.digest), caller.principal.name)
         attempt = session.exec(
@@ -236,6 +238,7 @@ def finish(database: Database, store: BlobStore, caller: Caller, attempt_id: str
     Raises:
         Conflict: blobs are missing (facts: `missing_count`).
         Untrusted: the signature no longer holds under the policy of now.
+        Revoked, Quarantined: the artifact was recalled meanwhile.
         Forbidden: the right to push, or to move the tags, ended meanwhile.
     """
     with database.reading() as session:
@@ -263,6 +266,7 @@ def finish(database: Database, store: BlobStore, caller: Caller, attempt_id: str
         repository = session.exec(select(Repository).where(Repository.name == attempt.repository)).one()
         # From here on one publication at a time: the log's lock also decides who was first.
         custody.hold(session)
+        _require_not_recalled(session, str(verified.manifest.digest))
         attempt.event_index, attempt.created = _publish(session, caller, repository, verified, policy)
         for tag in attempt.tags:
             move_tag(session, caller, repository, tag, str(verified.manifest.digest))
@@ -320,6 +324,12 @@ def _require_tag_right(caller: Caller, repository: str, tags: Sequence[str]) -> 
     if tags and not caller.principal.may(Verb.TAG, repository):
         detail = f"{caller.principal.name} may push to {repository} but not move tags; push without --tag"
         raise denied(caller.principal, Verb.TAG, repository, detail=detail)
+
+
+def _require_not_recalled(session: Session, artifact: str) -> None:
+    """A recall holds in every repository, also in one that the artifact is only about to come to."""
+    if (refusal := recalls.refusal(session, artifact)) is not None:
+        raise refusal
 
 
 def _may_push_or_sign(session: Session, caller: Caller, repository: str, artifact: str) -> bool:

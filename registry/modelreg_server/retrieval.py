@@ -4,21 +4,22 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 from sqlalchemy import Select, bindparam
 from sqlalchemy import select as columns
 from sqlmodel import Session, col, select
 
 from modelreg.digests import Digest
-from modelreg.errors import ModelregError, NotFound, Revoked
+from modelreg.errors import ModelregError, NotFound
 from modelreg.trust import TrustPolicy
-from modelreg_server import custody
+from modelreg_server import custody, recalls
 from modelreg_server.access_grants import is_sensitive
 from modelreg_server.callers import Caller, Hidden, NotPermitted, current, denied, reasons_of, require
 from modelreg_server.custody import CustodyEvent, Event, EventType
 from modelreg_server.custody_proofs import Proof
 from modelreg_server.custody_tree import insert_late
+from modelreg_server.database import Database
 from modelreg_server.group_commit import Recorder
 from modelreg_server.identity import Verb
 from modelreg_server.tables import Artifact, ArtifactFile, Blob, GrantRow, Publication, Repository, Signature
@@ -62,7 +63,7 @@ def grant(
 
     Raises:
         NotFound, Forbidden: absent, hidden, or not permitted.
-        Revoked: the server's trust policy revokes the artifact.
+        Revoked, Quarantined: the artifact is recalled here, or by the server's trust policy.
     """
     with recorder.database.reading() as session:
         decision = _decide(session, caller, repository, artifact, policy)
@@ -94,9 +95,8 @@ def _decide(
         return denied(caller.principal, Verb.PULL, repository, sensitive=sensitive)
     if found is None or found.publication_id is None:
         return NotFound(f"{repository} has no artifact {artifact}, or this token may not see it")
-    trusted = policy()
-    if trusted is not None and Digest.parse(artifact) in trusted.revocations.artifacts:
-        return Revoked(f"the artifact {artifact} is revoked by the registry's trust policy (version {trusted.version})")
+    if (recalled := recalls.refusal(session, artifact) or _by_policy(policy(), artifact)) is not None:
+        return recalled
     manifest = session.connection().execute(_MANIFEST, {"artifact": artifact}).scalar_one()
     bundles = session.connection().execute(_BUNDLES, {"publication": found.publication_id}).scalars().all()
     return Permitted(manifest, list(bundles))
@@ -118,6 +118,11 @@ _BUNDLES = (
     .where(col(Signature.publication_id) == bindparam("publication"))
     .order_by(col(Signature.id))
 )
+
+
+def _by_policy(policy: TrustPolicy | None, artifact: str) -> ModelregError | None:
+    """What the registry's own trust policy says of an artifact, as every client's does."""
+    return None if policy is None else policy.refusal(Digest.parse(artifact))
 
 
 def _append_grant(session: Session, caller: Caller, grant_id: str, expires_at: datetime, event: dict[str, Any]) -> None:
@@ -170,13 +175,58 @@ def no_grant(grant_id: str) -> NotFound:
     return NotFound(f"there is no grant {grant_id[:40]} of yours, given to this host, that is still valid; pull again")
 
 
-def granted_blobs(session: Session, caller: Caller, grant_id: str, blobs: Sequence[str]) -> list[Blob]:
+def granted_blobs(
+    database: Database, caller: Caller, grant_id: str, blobs: Sequence[str], policy: TrustPolicy | None
+) -> list[Blob]:
     """The named blobs, if the grant's artifact holds every one of them, in the order asked for.
+
+    A grant opens nothing any more from the moment on that its artifact is recalled; `artifact.refused` says so.
 
     Raises:
         NotFound: no such grant, or a blob that is not part of it (whether it exists elsewhere is not told).
+        Revoked, Quarantined: the artifact was recalled since.
     """
-    row = open_grant(session, caller, grant_id)
+    with database.reading() as session:
+        row = open_grant(session, caller, grant_id)
+        refusal = recalls.refusal(session, row.artifact_digest) or _by_policy(policy, row.artifact_digest)
+        found = _blobs_of(session, row, blobs) if refusal is None else []
+        session.expunge_all()
+    if refusal is not None:
+        _refuse(database, caller, row, refusal)
+    return found
+
+
+def require_not_recalled(database: Database, caller: Caller, grant_id: str) -> None:
+    """Go on with bytes that are under way.
+
+    Raises:
+        Revoked, Quarantined: the artifact was recalled since they were asked for.
+    """
+    with database.reading() as session:
+        row = session.get_one(GrantRow, grant_id)
+        refusal = recalls.refusal(session, row.artifact_digest)
+        session.expunge_all()
+    if refusal is not None:
+        _refuse(database, caller, row, refusal)
+
+
+def _refuse(database: Database, caller: Caller, row: GrantRow, refusal: ModelregError) -> NoReturn:
+    event = Event(
+        EventType.ARTIFACT_REFUSED,
+        repository=row.repository,
+        artifact=row.artifact_digest,
+        host=row.host,
+        purpose=row.purpose,
+        detail={"reason": refusal.code, "grant": row.id},
+        about=caller.principal.name,
+        personal={"detail": refusal.detail[:500]},
+    )
+    with database.writing() as session, session.begin():
+        custody.append(session, caller.actor, event, caller.now)
+    raise refusal
+
+
+def _blobs_of(session: Session, row: GrantRow, blobs: Sequence[str]) -> list[Blob]:
     query = (
         select(Blob)
         .join(ArtifactFile, col(ArtifactFile.blake3) == col(Blob.blake3))

@@ -370,9 +370,21 @@ class Derivation(SQLModel, table=True):
 
 
 class Recall(SQLModel, table=True):
-    """An artifact taken back, in every repository: `quarantine` until it is lifted, or `revocation` for good."""
+    """An artifact taken back, in every repository: `quarantine` until it is lifted, or `revocation` for good.
 
-    __table_args__ = (artifact_check("artifact_digest"),)
+    One that is open an artifact; a revocation lifts the quarantine it takes the place of.
+    """
+
+    __table_args__ = (
+        artifact_check("artifact_digest"),
+        Index(
+            "uq_recall_open",
+            "artifact_digest",
+            unique=True,
+            sqlite_where=text("lifted_at IS NULL"),
+            postgresql_where=text("lifted_at IS NULL"),
+        ),
+    )
 
     id: str = Field(primary_key=True, max_length=36)
     artifact_digest: str = Field(index=True, max_length=71)
@@ -387,13 +399,16 @@ class Recall(SQLModel, table=True):
 
 
 class RecallConfirmation(SQLModel, table=True):
-    """What a host said last of a recalled artifact. `state` is `removed`, `absent`, `holding` or `running`."""
+    """What a host said last of a recalled artifact. `state` is `removed`, `absent`, `holding` or `running`.
+
+    A verified host and a name that a client claims are two hosts, whatever they are called.
+    """
 
     __tablename__ = "recall_confirmation"
 
     recall_id: str = Field(primary_key=True, foreign_key="recall.id", max_length=36)
     host: str = Field(primary_key=True, max_length=200)
-    verified: bool
+    verified: bool = Field(primary_key=True)
     state: str = Field(max_length=10)
     confirmed_at: datetime = Field(sa_type=UtcDateTime)
     event_index: int = Field(sa_type=BigInteger)

@@ -123,6 +123,36 @@ def cases(published):
         ("GET", "/v1/log/tile/{path}"): ("/v1/log/tile/0/000.p/1", None, "read-metadata:demo/none"),
         ("GET", "/v1/evidence"): (f"/v1/evidence?artifact={artifact}", None, "audit:*/*"),
         ("GET", "/v1/evidence/events"): (f"/v1/evidence/events?artifact={artifact}&size=1", None, "audit:*/*"),
+        ("POST", "/v1/repositories/{namespace}/{name}/artifacts/{artifact}/recall"): (
+            f"{repository}/artifacts/{artifact}/recall",
+            {"kind": "quarantine", "reason": "r", "dry_run": True},
+            "quarantine:demo/m",
+        ),
+        ("POST", "/v1/repositories/{namespace}/{name}/artifacts/{artifact}/release"): (
+            f"{repository}/artifacts/{artifact}/release",
+            {"reason": "r"},
+            "quarantine:demo/*",
+        ),
+        ("GET", "/v1/recalls"): ("/v1/recalls", None, "pull:demo/*"),
+        ("POST", "/v1/recalls/check"): ("/v1/recalls/check", {"artifacts": [artifact]}, "pull:demo/*"),
+        ("POST", "/v1/recalls/{recall_id}/confirmations"): (
+            f"/v1/recalls/{SOME_ID}/confirmations",
+            {"state": "absent", "host": "h"},
+            "pull:demo/*",
+        ),
+        ("GET", "/v1/recalls/{recall_id}/status"): (f"/v1/recalls/{SOME_ID}/status", None, "audit:*/*"),
+        ("POST", "/v1/alterations"): (
+            "/v1/alterations",
+            {
+                "artifact": artifact,
+                "repository": "demo/m",
+                "host": "h",
+                "where": "file",
+                "what": "changed",
+                "path": "a",
+            },
+            "pull:demo/m",
+        ),
         ("PUT", "/v1/trust"): (
             "/v1/trust",
             {"roots": ["{}"], "timestamp": "{}", "snapshot": "{}", "targets": "{}", "files": {}},
@@ -136,6 +166,7 @@ ROUTES = sorted(cases(type("P", (), {"published": type("A", (), {"artifact": ABS
 BY_ID = {
     route for route in ROUTES if "{publication_id}" in route[1] or "{grant_id}" in route[1] or "{load_id}" in route[1]
 }
+BY_ID = {route for route in ROUTES if "_id}" in route[1] and "/tokens/" not in route[1] and "/access/" not in route[1]}
 WITH_A_PUSH_SCOPE_ANYWHERE = {("POST", "/v1/timestamps")}
 FOR_EVERYBODY = {
     ("GET", "/v1/whoami"),
@@ -144,6 +175,8 @@ FOR_EVERYBODY = {
     ("GET", "/v1/log/proof"),
     ("GET", "/v1/log/consistency"),
     ("GET", "/v1/log/tile/{path}"),  # of hashes; for entries see test_log_routes
+    ("GET", "/v1/recalls"),
+    ("POST", "/v1/recalls/check"),
 }
 # What the right scope gets for the request above; 200 where not named.
 WITH_RIGHTS = {
@@ -158,6 +191,8 @@ WITH_RIGHTS = {
     ("DELETE", "/v1/tokens/{token_id}"): 404,
     ("POST", "/v1/timestamps"): 422,  # no query
     ("PUT", "/v1/trust"): 422,  # the empty root
+    ("POST", "/v1/repositories/{namespace}/{name}/artifacts/{artifact}/release"): 409,  # it is not quarantined
+    ("POST", "/v1/alterations"): 201,
     **dict.fromkeys(BY_ID, 404),
 }
 

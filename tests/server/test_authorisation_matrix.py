@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from modelreg import wire
+from modelreg import wire, wire_recalls
 from modelreg_server.access import Verb
 from support.hosts import enrol, grant, invite, token_without_scopes
 
@@ -31,7 +31,8 @@ class Rule:
     """Who passes on a repository of their own, and with which answer; what everybody else hears.
 
     `scope` says what the route is about: a `repository` in its path or query, an `id` that belongs to one principal,
-    `everywhere` (the registry as a whole), any repository `somewhere`, or `anybody`.
+    `everywhere` (the registry as a whole), any repository `somewhere`, `anybody`, a `recall` of an artifact, or what the
+    `asker` names itself.
     """
 
     passes: frozenset[str]
@@ -45,6 +46,8 @@ def rule(*passes: str, answer: int = 200, scope: str = "repository", hides: bool
 
 
 READ = rule(*READERS, hides=True)
+SEES = {*READERS, "audit", "quarantine", "admin", *EVERYWHERE}
+RECALL = "/v1/recalls/{recall_id}"
 BY_PUSHER = {"push"}
 BY_PULLER = {"pull", "machine"}
 TABLE = {
@@ -96,6 +99,18 @@ TABLE = {
     "GET /v1/evidence": rule("everywhere-audit", answer=404, scope="everywhere"),  # of what was never published
     "GET /v1/evidence/events": rule("everywhere-audit", scope="everywhere"),
     "PUT /v1/trust": rule("everywhere-admin", answer=422, scope="everywhere"),  # the empty root
+    f"POST {REPOSITORY}/artifacts/{{artifact}}/recall": rule("quarantine", "admin", "everywhere-admin"),
+    f"POST {REPOSITORY}/artifacts/{{artifact}}/release": rule(
+        "quarantine",
+        "admin",
+        "everywhere-admin",
+        answer=409,  # nothing is quarantined
+    ),
+    "GET /v1/recalls": rule(*ROLES, scope="anybody"),
+    "POST /v1/recalls/check": rule(*ROLES, scope="asker"),
+    f"POST {RECALL}/confirmations": rule(*SEES, answer=201, scope="recall"),
+    f"GET {RECALL}/status": rule("audit", "quarantine", "admin", *EVERYWHERE, scope="recall"),
+    "POST /v1/alterations": rule(*READERS, answer=201, scope="recall"),
     "GET /v1/trust/metadata/{name}": rule(*ROLES, answer=404, scope="anybody"),  # nothing is published
     "GET /v1/trust/targets/{name}": rule(*ROLES, answer=404, scope="anybody"),
 }
@@ -183,6 +198,11 @@ def with_repository(name, world):
         f"PUT {REPOSITORY}/tags/{{tag}}": (f"{path}/tags/v2", {"artifact": artifact}),
         f"GET {REPOSITORY}/tags/{{tag}}/history": (f"{path}/tags/v1/history", None),
         f"POST {REPOSITORY}/publications": (f"{path}/publications", {"manifest": "{}", "bundle": "{}"}),
+        f"POST {REPOSITORY}/artifacts/{{artifact}}/recall": (
+            f"{path}/artifacts/{artifact}/recall",
+            {"kind": "quarantine", "reason": "r", "dry_run": True},
+        ),
+        f"POST {REPOSITORY}/artifacts/{{artifact}}/release": (f"{path}/artifacts/{artifact}/release", {"reason": "r"}),
         f"POST {REPOSITORY}/grants": (f"{path}/grants", {"artifact": artifact, "purpose": "pull", "host": "h"}),
         "GET /v1/access/decision": (f"/v1/access/decision{query}&subject=person:x&verb=pull", None),
         "GET /v1/events": (f"/v1/events{query}&limit=1", None),
@@ -284,8 +304,9 @@ def test_a_route_about_a_repository_admits_the_roles_of_the_table_and_no_other(w
             case = (role, name, answer)
             has_right = role in expected.passes and (name == OWN or role in WITHOUT_LIMITS)
             if has_right:
-                # `everywhere-admin` may change a repository that is not there, and finds that it is not.
-                assert answer.status == (404 if name == ABSENT and method == "PATCH" else expected.answer), case
+                # `everywhere-admin` may change or recall what is not there, and finds that it is not.
+                finds_nothing = name == ABSENT and (method == "PATCH" or route.endswith(("/recall", "/release")))
+                assert answer.status == (404 if finds_nothing else expected.answer), case
             elif expected.hides and not (role in READERS and name == OWN):
                 assert (answer.status, answer.code) == (404, "not-found"), case
             else:
@@ -307,6 +328,44 @@ def test_absent_and_forbidden_answer_alike_to_whoever_may_not_know(world, route)
             headers = {k: v for k, v in answer.headers.items() if k not in {"date", "x-request-id", "content-length"}}
             seen[-1] += str(sorted(headers.items()))
         assert seen[0] == seen[1], role
+
+
+@pytest.mark.parametrize("route", of("recall"))
+def test_a_recall_answers_those_who_have_to_do_with_the_artifact(world, route):
+    """A recall of what the role may see, of what it may not, and one that there is not: the last two answer alike."""
+    expected, method = TABLE[route], route.split()[0]
+    api = world.registry.api()
+    recall_ids = []
+    for name in (OWN, OTHER):
+        pushed = world.publishing.push({"r": uuid.uuid4().bytes}, name)
+        request = wire_recalls.RecallRequest(kind="quarantine", reason="r")
+        recall_ids.append((name, api.recall(name, pushed.manifest.digest, request).artifacts[0].recall))
+    for role in ROLES:
+        seen = []
+        for name, row in (*recall_ids, (ABSENT, None)):
+            recall_id, artifact = (row.id, row.artifact) if row else (str(uuid.uuid4()), NO_DIGEST)
+            path = route.split()[1].format(recall_id=recall_id)
+            json = {"state": "absent", "host": "h"} if "confirmations" in route else None
+            if "alterations" in route:
+                json = {
+                    "artifact": artifact, "repository": name, "host": "h",
+                    "where": "file", "what": "changed", "path": "a",
+                }  # fmt: skip
+            answer = world.ask(role, method, path, json)
+            case = (role, name, answer)
+            if row and role in expected.passes and (name == OWN or role in WITHOUT_LIMITS):
+                assert answer.status == expected.answer, case
+            else:
+                assert (answer.status, answer.code) == (404, "not-found"), case
+                seen.append(str(answer.same_for_all).replace(recall_id, "ID").replace(name, "REPOSITORY"))
+        assert len(set(seen)) <= 1, (role, seen)
+
+
+@pytest.mark.parametrize("route", of("asker"))
+def test_who_names_artifacts_hears_of_them_whatever_their_rights(world, route):
+    for role in ROLES:
+        answer = world.ask(role, *route.split(), {"artifacts": [NO_DIGEST], "host": "h"})
+        assert (answer.status, answer.json) == (200, {"recalls": [], "expected": []}), (role, answer)
 
 
 @pytest.mark.parametrize("route", of("id"))

@@ -12,12 +12,13 @@ FOUR_MIB = 4 * 1024 * 1024
 SOME_ID = str(uuid.uuid4())
 FILLED = {
     "namespace": "demo", "name": "m", "artifact": "sha256:" + "0" * 64, "tag": "v1", "blake3": "0" * 64, "number": "1",
-    "token_id": SOME_ID, "grant_id": SOME_ID, "publication_id": SOME_ID,
+    "token_id": SOME_ID, "grant_id": SOME_ID, "publication_id": SOME_ID, "recall_id": SOME_ID,
 }  # fmt: skip
 # The routes that take a body; the test below holds this list against the document.
 TAKING_BODIES = [
     "PATCH /v1/repositories/{namespace}/{name}",
     "POST /v1/access/grants",
+    "POST /v1/alterations",
     "POST /v1/grants/{grant_id}/loads",
     "POST /v1/grants/{grant_id}/read-requests",
     "POST /v1/grants/{grant_id}/receipts",
@@ -25,6 +26,10 @@ TAKING_BODIES = [
     "POST /v1/hosts/invitations",
     "POST /v1/publications/{publication_id}/part-requests",
     "POST /v1/publications/{publication_id}/uploads",
+    "POST /v1/recalls/check",
+    "POST /v1/recalls/{recall_id}/confirmations",
+    "POST /v1/repositories/{namespace}/{name}/artifacts/{artifact}/recall",
+    "POST /v1/repositories/{namespace}/{name}/artifacts/{artifact}/release",
     "POST /v1/repositories/{namespace}/{name}/grants",
     "POST /v1/repositories/{namespace}/{name}/publications",
     "POST /v1/timestamps",
@@ -34,7 +39,10 @@ TAKING_BODIES = [
     "PUT /v1/repositories/{namespace}/{name}/tags/{tag}",
 ]
 # Decided inside the operation, for it must be an event with what was asked for, or belongs to whoever holds an id.
-DECIDED_LATER = {name for name in TAKING_BODIES if "_id}" in name or name.endswith("/{name}/grants")}
+DECIDED_LATER = {
+    *(name for name in TAKING_BODIES if "_id}" in name or name.endswith("/{name}/grants")),
+    *("POST /v1/recalls/check", "POST /v1/alterations"),  # what they name in the body
+}
 
 
 def head_only(registry, method, path, headers):

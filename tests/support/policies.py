@@ -84,12 +84,17 @@ def policy_toml(
     max_age_seconds: int = 30 * 86400,
     revoked_artifacts: Sequence[Any] = (),
     revoked_signers: Sequence[Mapping[str, Any]] = (),
+    quarantined: Mapping[Any, str] | None = None,
 ) -> str:
     """A whole policy. `allow` is short for one rule over `acme/*`; `rules` are texts of `rule`, in order."""
     if rules is None:
         rules = [rule(["acme/*"], allow or {})]
     signers = ", ".join(
         "{" + ", ".join(f"{name} = {_value(value)}" for name, value in entry.items()) + "}" for entry in revoked_signers
+    )
+    held = ", ".join(
+        f"{{artifact = {_text(str(digest))}, reason = {_text(reason)}}}"
+        for digest, reason in (quarantined or {}).items()
     )
     return "\n".join(
         [
@@ -104,6 +109,7 @@ def policy_toml(
             f"max_age_seconds = {max_age_seconds}",
             f"artifacts = {_texts([str(digest) for digest in revoked_artifacts])}",
             f"signers = [{signers}]",
+            *([f"quarantined = [{held}]"] if held else []),
             "",
         ]
     )

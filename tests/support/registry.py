@@ -192,11 +192,12 @@ def running_registry(
     trusted: Trust | None = None,
     tsa: bool = True,
     policy: Callable[[Trust], str] | None = None,
+    listen: int = 0,
     **settings: Any,
 ) -> Iterator[Registry]:
     """A migrated registry on a free loopback port, in a thread of this process; it runs a time-stamping authority.
 
-    `policy` writes another trust policy.
+    `policy` writes another trust policy; `listen` is the port that an earlier one had.
     """
     trusted = trusted or Trust(folder / "trust")
     if policy is not None:
@@ -208,7 +209,7 @@ def running_registry(
     migrations.migrate(opened.engine)
     opened.dispose()
     app = create_app(built, clock)
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = socket.create_server(("127.0.0.1", listen))
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as `modelreg-server serve` does
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, proxy_headers=False))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

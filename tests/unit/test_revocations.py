@@ -1,5 +1,6 @@
 """The distributed revocation list: read whole or not at all, and only ever added to."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from modelreg import revocations, trust
 from modelreg.digests import Digest
-from modelreg.errors import Invalid, Misconfigured, StaleTrust
+from modelreg.errors import Invalid, Misconfigured, Quarantined, Revoked, StaleTrust
 from modelreg.trust import Revocations, RevokedSigner
 from support import keys, policies
 from support.keys import NOW
@@ -23,6 +24,7 @@ FULL = Revocations(
         RevokedSigner("email:al@acme.example", None, NOW - timedelta(days=3), 'laptop "stolen"'),
         RevokedSigner(None, Digest("sha256", HEX), None),
     ),
+    {Digest("sha256", "11" * 32): "odd answers", Digest("sha256", "10" * 32): 'said "so"'},
 )
 
 
@@ -62,6 +64,14 @@ MALFORMED = {
     "identity and key": ('{key = "sha', '{identity = "email:x@y", key = "sha'),
     "a blake3": ('key = "sha256:', 'key = "blake3:'),
     "a reason of two lines": ('laptop \\"stolen\\"', "laptop\\nstolen"),
+    "a quarantine without a reason": (', reason = "odd answers"', ""),
+    "a quarantine with an empty reason": ('"odd answers"', '""'),
+    "a quarantine with a reason of two lines": ("odd answers", "odd\\nanswers"),
+    "a quarantine with a long reason": ("odd answers", "x" * 201),
+    "a quarantine of a blake3": ('artifact = "sha256:11', 'artifact = "blake3:11'),
+    "a quarantine with an unknown member": ('reason = "odd answers"', 'reason = "odd answers", until = 2027-01-01'),
+    "two quarantines of one artifact": ("10" * 32, "11" * 32),
+    "quarantined a table": ("quarantined = [", "quarantined = {} #["),
     "a long reason": ('laptop \\"stolen\\"', "x" * 201),
     "not TOML": ("schema =", "schema"),
     "nothing": (GOOD, ""),
@@ -94,6 +104,59 @@ def test_revoking_adds_one_and_raises_the_version():
     renewed = revocations.parse(revocations.revoke(again, None, later + timedelta(days=1)))
     assert (renewed.version, renewed.revocations.signers) == (10, again.revocations.signers)
     assert renewed.revocations.updated_at == NOW + timedelta(days=2)
+
+
+def test_a_list_without_quarantines_is_what_it_was_before_there_were_any():
+    """Clients from before refuse a member that they do not know."""
+    raw = revocations.render(7, replace(FULL, quarantined={}))
+    assert b"quarantined" not in raw
+    assert revocations.parse(raw).revocations.quarantined == {}
+    assert b"quarantined" in GOOD.encode()
+
+
+ONE, TWO, THREE = (Digest("sha256", text * 32) for text in ("21", "22", "23"))
+
+
+def recalled(listed, **what):
+    return revocations.parse(revocations.recall(listed, NOW + timedelta(days=1), **what))
+
+
+def test_a_quarantine_comes_and_goes_and_a_revocation_stays():
+    listed = revocations.parse(revocations.render(1, EMPTY))
+    listed = recalled(listed, quarantine=[ONE, TWO], reason="odd")
+    assert (listed.version, listed.revocations.quarantined) == (2, {ONE: "odd", TWO: "odd"})
+    assert listed.revocations.updated_at == NOW + timedelta(days=1)
+
+    listed = recalled(listed, quarantine=[ONE], reason="odder")
+    assert listed.revocations.quarantined == {ONE: "odder", TWO: "odd"}
+    listed = recalled(listed, revoke=[ONE])
+    assert (listed.revocations.artifacts, listed.revocations.quarantined) == ({ONE}, {TWO: "odd"})
+    for nothing in ({"quarantine": [ONE], "reason": "r"}, {"release": [ONE]}, {"release": [THREE]}):
+        listed = recalled(listed, **nothing)
+        assert (listed.revocations.artifacts, listed.revocations.quarantined) == ({ONE}, {TWO: "odd"})
+    listed = recalled(listed, release=[TWO])
+    assert (listed.revocations.artifacts, listed.revocations.quarantined) == ({ONE}, {})
+
+
+def test_revoking_an_artifact_or_a_signer_keeps_the_other_quarantines():
+    listed = revocations.parse(GOOD.encode())
+    after = revocations.parse(revocations.revoke(listed, RevokedSigner("email:bo@acme.example", None, None), NOW))
+    assert after.revocations.quarantined == FULL.quarantined
+    digest = Digest("sha256", "11" * 32)
+    after = revocations.parse(revocations.revoke(listed, digest, NOW))
+    assert digest in after.revocations.artifacts
+    assert set(after.revocations.quarantined) == {Digest("sha256", "10" * 32)}
+
+
+def test_what_is_revoked_and_quarantined_is_revoked():
+    listed = replace(FULL, quarantined={ONE: "odd"}, artifacts=frozenset({ONE, TWO}))
+    policy = distributed().with_revocations(listed)
+    assert isinstance(policy.refusal(ONE), Revoked)
+    assert isinstance(policy.refusal(TWO), Revoked)
+    assert policy.refusal(THREE) is None
+    quarantined = distributed().with_revocations(replace(FULL, quarantined={ONE: "odd"})).refusal(ONE)
+    assert isinstance(quarantined, Quarantined)
+    assert (quarantined.exit_code, quarantined.facts) == (21, {"artifact": str(ONE), "reason": "odd"})
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from modelreg.errors import (
     ManifestInvalid,
     Misconfigured,
     ModelregError,
+    Quarantined,
     Revoked,
     SignatureInvalid,
     SignatureMissing,
@@ -837,6 +838,20 @@ def test_step_6_refuses_a_revoked_artifact():
         verify(KEY_BUNDLE, key_policy(revoked_artifacts=[MANIFEST.digest]))
     with pytest.raises(Revoked, match="the artifact"):
         verify_directory(KEY_BUNDLE, key_policy(revoked_artifacts=[MANIFEST.digest]))
+
+
+def test_step_6_refuses_a_quarantined_artifact_with_the_reason():
+    policy = key_policy(quarantined={MANIFEST.digest: "odd answers"})
+    for check in (verify, verify_directory):
+        with pytest.raises(Quarantined, match="odd answers"):
+            check(KEY_BUNDLE, policy)
+    assert verify(KEY_BUNDLE, key_policy(quarantined={signed.digest("0"): "another"}))
+
+
+def test_no_other_bundle_saves_a_quarantined_artifact():
+    with pytest.raises(Quarantined) as refused:
+        verify_any([KEY_BUNDLE, CHAIN_BUNDLE], both_policy(quarantined={MANIFEST.digest: "odd"}))
+    assert "refusals" not in refused.value.facts
 
 
 def test_another_artifact_revoked_is_no_matter():

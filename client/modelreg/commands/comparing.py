@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modelreg import diff, grants, hashing, manifests, pinned, pull, trees, wire
+from modelreg import diff, grants, hashing, manifests, pinned, pull, trees
 from modelreg.api import Api
 from modelreg.cache import Cache
 from modelreg.commands import Output, now, output_of, settings_of, size_text
@@ -129,14 +129,12 @@ class _Session:
         reference = side.reference
         if reference is None or Cache(self._settings.cache_dir).snapshot_path(side.manifest.digest).is_dir():
             return self.bytes_of(side)
-        request = wire.GrantRequest(
-            artifact=str(reference.digest), purpose="pull", host=self._settings.host_name, tag=reference.tag
-        )
         granted = grants.request(
             self.api,
             pinned.policy_of(self._settings, self._output.note),
-            reference.repository,
-            request,
+            reference,
+            purpose="pull",
+            host=self._settings.host_name,
             state_dir=self._settings.state_dir,
             now=now(),
         )

@@ -4,7 +4,7 @@ import argparse
 import os
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from modelreg import connections, pinned, wire
 from modelreg.commands import now, output_of, settings_of
@@ -141,10 +141,18 @@ def run_refresh(options: argparse.Namespace) -> int:
 
 def run_publish(options: argparse.Namespace) -> int:
     """`modelreg trust repo publish DIR`: the registry checks that it follows from what it serves, then serves it."""
+    published = publish(options)
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(published.versions.items()))
+    output_of(options).result(published.model_dump(), f"published as event {published.event}: {versions}")
+    return 0
+
+
+def publish(options: argparse.Namespace) -> wire.TrustPublished:
+    """Send the folder's trust repository to the registry."""
     from modelreg import trust_repository  # noqa: PLC0415
 
     current = trust_repository.current(options.directory)
-    published = connect(settings_of(options)).publish_trust(
+    return connect(settings_of(options)).publish_trust(
         wire.request(
             wire.TrustPublication,
             roots=[raw.decode() for raw in current.roots],
@@ -154,9 +162,6 @@ def run_publish(options: argparse.Namespace) -> int:
             files={name: raw.decode() for name, raw in current.files.items()},
         )
     )
-    versions = ", ".join(f"{name} {version}" for name, version in sorted(published.versions.items()))
-    output_of(options).result(published.model_dump(), f"published as event {published.event}: {versions}")
-    return 0
 
 
 def run_status(options: argparse.Namespace) -> int:
@@ -178,6 +183,13 @@ def run_status(options: argparse.Namespace) -> int:
 
 def sign_and_refresh(options: argparse.Namespace) -> int:
     """Sign what is staged with the keys at hand, and the online metadata when that completes it."""
+    value, lines = signed(options)
+    output_of(options).result(value, *lines)
+    return 0
+
+
+def signed(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    """What `sign_and_refresh` does, and what to print of it: for programs, and for people."""
     from modelreg import trust_repository  # noqa: PLC0415
 
     signers = _signers(options)
@@ -197,8 +209,7 @@ def sign_and_refresh(options: argparse.Namespace) -> int:
         {"role": progress.role, "version": progress.version, "signed": progress.signed, "missing": progress.missing}
         for progress in stands
     ]
-    output_of(options).result({"staged": value, "complete": complete, "ready": refreshed}, *lines)
-    return 0
+    return {"staged": value, "complete": complete, "ready": refreshed}, lines
 
 
 def _stand(progress: "Progress") -> str:

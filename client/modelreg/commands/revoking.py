@@ -1,6 +1,7 @@
 """trust revoke: what is distrusted from now on, and what that would withdraw."""
 
 import argparse
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from modelreg.commands.distributing import sign_and_refresh
 from modelreg.commands.session import connect
 from modelreg.digests import Digest
 from modelreg.errors import Invalid, Misconfigured
+from modelreg.revocations import RevocationList
 from modelreg.trust import RevokedSigner
 
 FINDINGS = 40
@@ -79,14 +81,24 @@ def _plan(options: argparse.Namespace, rows: list[wire.SignatureRow]) -> int:
 
 
 def _revoke(options: argparse.Namespace, addition: RevokedSigner | Digest | None, done: str) -> int:
-    from modelreg import trust_repository  # noqa: PLC0415  # python-tuf, only where it is used
-    from modelreg.trust_metadata import REVOCATIONS  # noqa: PLC0415
-
     if options.directory is None:
         raise Invalid(
             "say what to change: --repo DIR, the folder of `modelreg trust repo`; or only look with --plan",
             field="repo",
         )
+    stage(options, lambda listed: revocations.revoke(listed, addition, now()), done)
+    return sign_and_refresh(options)
+
+
+def stage(options: argparse.Namespace, change: Callable[[RevocationList], bytes], done: str) -> None:
+    """Stage the next version of the revocation list in the operator's folder; nothing is signed yet.
+
+    Raises:
+        Misconfigured: the folder distributes none.
+    """
+    from modelreg import trust_repository  # noqa: PLC0415  # python-tuf, only where it is used
+    from modelreg.trust_metadata import REVOCATIONS  # noqa: PLC0415
+
     folder: Path = options.directory
     raw = trust_repository.target_files(folder).get(REVOCATIONS)
     if raw is None:
@@ -95,12 +107,11 @@ def _revoke(options: argparse.Namespace, addition: RevokedSigner | Digest | None
             f"modelreg trust repo add {folder} trust.toml",
             path=str(folder),
         )
-    changed = revocations.revoke(revocations.parse(raw), addition, now())
+    changed = change(revocations.parse(raw))
     trust_repository.stage_targets(folder, {REVOCATIONS: changed}, now())
     output_of(options).note(
         f"{done} in version {revocations.parse(changed).version} of {folder / 'targets' / REVOCATIONS}"
     )
-    return sign_and_refresh(options)
 
 
 def _digest_or_none(text: str) -> Digest | None:

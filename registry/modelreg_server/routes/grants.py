@@ -1,7 +1,7 @@
 """Fetching over HTTP: grant, then URLs or bytes, then reports."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Annotated
 
@@ -13,7 +13,7 @@ from modelreg.errors import Invalid
 from modelreg_server import retrieval
 from modelreg_server.callers import Caller
 from modelreg_server.custody import EventType
-from modelreg_server.dependencies import PartsDep, ReadSession, RepositoryDep, Requires
+from modelreg_server.dependencies import PartsDep, RepositoryDep, Requires
 from modelreg_server.guarding import GuardedRoute
 from modelreg_server.routes import REPOSITORY, BlobPath, IdPath
 
@@ -21,6 +21,7 @@ router = APIRouter(tags=["grants"], route_class=GuardedRoute)
 # `pull` is decided inside the operation: a refusal must be an event too.
 Puller = Annotated[Caller, Depends(Requires(None))]
 _GRANT = "/v1/grants/{grant_id}"
+_ASK_AGAIN_BYTES = 64 * 1024 * 1024
 _RANGE = re.compile(r"bytes=([0-9]{1,19})-([0-9]{1,19})?", re.ASCII)
 
 
@@ -56,12 +57,11 @@ def grant(repository: RepositoryDep, request: wire.GrantRequest, caller: Puller,
 
 
 @router.post(_GRANT + "/read-requests", summary="How to fetch blobs")
-def read_requests(
-    grant_id: IdPath, request: wire.BlobNames, caller: Puller, parts: PartsDep, session: ReadSession
-) -> wire.DirectRequests:
+def read_requests(grant_id: IdPath, request: wire.BlobNames, caller: Puller, parts: PartsDep) -> wire.DirectRequests:
     """A presigned GET for each blob, or this API's own path where bytes pass through the server."""
+    policy = parts.trust_policy() if parts.has_trust_policy else None
     answers = []
-    for blob in retrieval.granted_blobs(session, caller, grant_id, request.blobs):
+    for blob in retrieval.granted_blobs(parts.database, caller, grant_id, request.blobs, policy):
         if parts.presigner is None:
             url, headers, seconds = f"/v1/grants/{grant_id}/blobs/{blob.blake3}", {}, parts.settings.grant_seconds
         else:
@@ -87,14 +87,19 @@ def read(
     range: Annotated[str | None, Header()] = None,  # noqa: A002  # the header's name
 ) -> StreamingResponse:
     """The bytes as stored; the client verifies them."""
-    with parts.database.reading() as session:
-        blob = retrieval.granted_blobs(session, caller, grant_id, [blake3])[0]
+    policy = parts.trust_policy() if parts.has_trust_policy else None
+    blob = retrieval.granted_blobs(parts.database, caller, grant_id, [blake3], policy)[0]
     start, stop = parse_range(range, blob.size_bytes)
     headers = {"Content-Length": str(stop - start), "Accept-Ranges": "bytes"}
     if range is not None:
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{blob.size_bytes}"
     return StreamingResponse(
-        _first_block_early(parts.store.read(blob.key, start, stop)),
+        _first_block_early(
+            _until_recalled(
+                parts.store.read(blob.key, start, stop),
+                lambda: retrieval.require_not_recalled(parts.database, caller, grant_id),
+            )
+        ),
         206 if range is not None else 200,
         headers,
         "application/octet-stream",
@@ -135,6 +140,17 @@ def parse_range(untrusted_header: str | None, size_bytes: int) -> tuple[int, int
             value=untrusted_header[:200],
         )
     return start, stop
+
+
+def _until_recalled(blocks: Iterator[bytes], require: Callable[[], None]) -> Iterator[bytes]:
+    """Ask again every few blocks: the answer to one request may be a hundred gigabytes, and take an hour."""
+    sent = 0
+    for block in blocks:
+        if sent >= _ASK_AGAIN_BYTES:
+            require()
+            sent = 0
+        sent += len(block)
+        yield block
 
 
 def _first_block_early(blocks: Iterator[bytes]) -> Iterator[bytes]:
