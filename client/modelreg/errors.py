@@ -8,7 +8,13 @@
      │   ├─ StaleTrust                       14   trust policy, revocation list
      │   ├─ ManifestInvalid                  20
      │   ├─ DigestMismatch                   20
-     │   └─ BlobMissing                      20   the store lost bytes that were acknowledged
+     │   ├─ BlobMissing                      20   the store lost bytes that were acknowledged
+     │   └─ LogNotIntact                     32   a checkpoint, receipt or proof of the custody log
+     │       ├─ LogRolledBack                32
+     │       ├─ LogForked                    32
+     │       ├─ LogUnwitnessed               32
+     │       ├─ ReceiptMissing               32
+     │       └─ ReceiptMismatch              32
      ├─ Refused                               the bytes may be fine, the answer is no
      │   ├─ Quarantined                      21
      │   ├─ Revoked                          21
@@ -117,6 +123,50 @@ class BlobMissing(Untrusted):
     title = "The blob store lost a blob"
     exit_code = 20
     status = 502
+
+
+class LogNotIntact(Untrusted):
+    """A checkpoint, receipt or proof of the custody log does not hold, or the log's own record contradicts itself."""
+
+    code = "log-not-intact"
+    title = "The custody log is not intact"
+    exit_code = 32
+    status = 503
+
+
+class LogRolledBack(LogNotIntact):
+    """The log is shorter than it was when this machine looked before."""
+
+    code = "log-rolled-back"
+    title = "The custody log was rolled back"
+
+
+class LogForked(LogNotIntact):
+    """The log does not continue the one this machine has seen: entries were changed, removed or put in between."""
+
+    code = "log-forked"
+    title = "The custody log was forked"
+
+
+class LogUnwitnessed(LogNotIntact):
+    """Fewer witnesses vouch for the checkpoint than the trust policy demands."""
+
+    code = "log-unwitnessed"
+    title = "Too few witnesses"
+
+
+class ReceiptMissing(LogNotIntact):
+    """The trust policy pins a custody log, and there is no receipt of it."""
+
+    code = "receipt-missing"
+    title = "No receipt"
+
+
+class ReceiptMismatch(LogNotIntact):
+    """The receipt is genuine, and about something else than was asked for. Facts: `member`, `expected`, `found`."""
+
+    code = "receipt-mismatch"
+    title = "The receipt is for something else"
 
 
 class Refused(ModelregError):

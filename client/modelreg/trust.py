@@ -28,6 +28,13 @@
     repositories = ["acme/*"]
     allow = [{authority = "corp-pki", identities = ["email:*@acme.example"]}]
 
+    [log]                                   # optional: the custody log whose receipts every grant must come with
+    origin = "registry.acme.example/log"
+    keys = ["registry.acme.example/log+…"]  # `modelreg-server log key` prints it; two while a key is rotated
+    witnesses = ["witness.example+…"]       # optional, and how many of them must vouch (distinct keys)
+    required_witnesses = 0
+    max_offline_seconds = 86400             # how old the newest receipt may be when launching without the registry
+
     [revocations]                           # must be there, may be empty; or `revocations = "distributed"` at the top
     updated_at = 2026-11-23T00:00:00Z
     max_age_seconds = 31536000
@@ -50,6 +57,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from modelreg.digests import Digest, sha256_of
 from modelreg.errors import Misconfigured, ModelregError, StaleTrust
+from modelreg.notes import COSIGNATURE, ED25519, VerifierKey, parse_key
 from modelreg.references import glob_matches
 from modelreg.trusted_root import TrustedRoot, parse_trusted_root
 
@@ -58,6 +66,7 @@ MAX_POLICY_BYTES = 1024 * 1024
 MAX_CLOCK_SKEW = timedelta(minutes=5)
 MAX_REASON_CHARS = 200
 DISTRIBUTED = "distributed"
+DEFAULT_MAX_OFFLINE = timedelta(days=1)
 
 Usage = Literal["codeSigning", "digitalSignature"]
 
@@ -176,6 +185,17 @@ class Revocations:
     signers: tuple[RevokedSigner, ...]
 
 
+@dataclass(frozen=True)
+class LogTrust:
+    """The pinned custody log: its name and keys, and the witnesses of which `required_witnesses` must vouch."""
+
+    origin: str
+    keys: tuple[VerifierKey, ...]
+    witnesses: tuple[VerifierKey, ...] = ()
+    required_witnesses: int = 0
+    max_offline: timedelta = DEFAULT_MAX_OFFLINE
+
+
 # The list of a policy that takes it from the registry, until it is given one: older than any age, so nothing verifies.
 NOT_GIVEN = Revocations(datetime.min.replace(tzinfo=UTC), timedelta(0), frozenset(), ())
 
@@ -192,6 +212,7 @@ class TrustPolicy:
     digest: Digest
     time_authorities: Mapping[str, TimeAuthority] = field(default_factory=dict)
     distributed: bool = False
+    log: LogTrust | None = None
 
     def with_revocations(self, given: Revocations) -> "TrustPolicy":
         """This policy with the distributed list it asks for.
@@ -254,7 +275,7 @@ def parse(raw: bytes) -> TrustPolicy:
         document,
         "trust policy",
         *("schema", "version", "expires", "authorities", "rules", "revocations"),
-        optional=("time_authorities",),
+        optional=("time_authorities", "log"),
     )
     if members["schema"] != SCHEMA:
         raise Misconfigured(f"the trust policy's schema is {members['schema']!r}, not {SCHEMA!r}")
@@ -286,7 +307,28 @@ def parse(raw: bytes) -> TrustPolicy:
         digest=sha256_of(raw),
         time_authorities=time_authorities,
         distributed=distributed,
+        log=_log(members["log"]) if "log" in members else None,
     )
+
+
+def _log(untrusted: Any) -> LogTrust:
+    optional = ("witnesses", "required_witnesses", "max_offline_seconds")
+    members = _table(untrusted, "log", "origin", "keys", optional=optional)
+    origin = _text(members["origin"], "log.origin")
+    keys = tuple(parse_key(key, "log.keys", ED25519) for key in _texts(members["keys"], "log.keys"))
+    if any(key.name != origin for key in keys):
+        raise Misconfigured(f"log.keys holds a key that is not named after the log, {ascii(origin)[:200]}")
+    names = _texts(members["witnesses"], "log.witnesses") if "witnesses" in members else ()
+    witnesses = tuple(parse_key(key, "log.witnesses", COSIGNATURE) for key in names)
+    if {witness.raw for witness in witnesses} & {key.raw for key in keys}:
+        raise Misconfigured("log.witnesses holds the log's own key; a log cannot witness itself")
+    required, seconds = members.get("required_witnesses", 0), members.get("max_offline_seconds", 86400)
+    for name, value in (("required_witnesses", required), ("max_offline_seconds", seconds)):
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 366 * 86400:
+            raise Misconfigured(f"log.{name} is {value!r}, not a number from 0")
+    if required > (count := len({witness.raw for witness in witnesses})):
+        raise Misconfigured(f"log.required_witnesses is {required}, and {count} distinct keys are listed")
+    return LogTrust(origin, keys, witnesses, required, timedelta(seconds=seconds))
 
 
 def _authority(untrusted: Any, where: str) -> Authority:

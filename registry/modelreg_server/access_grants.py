@@ -72,7 +72,7 @@ def grant(session: Session, actor: Actor, wanted: AccessGrant, now: datetime) ->
         created_by=actor.principal,
     )
     session.add(row)
-    custody.append(session, actor, Event(EventType.ACCESS_GRANTED, detail=_detail(row)), now)
+    custody.append(session, actor, _event(EventType.ACCESS_GRANTED, row), now)
     return row
 
 
@@ -87,7 +87,7 @@ def revoke(session: Session, actor: Actor, grant_id: str, now: datetime) -> Acce
         raise NotFound(f"there is no access grant {grant_id[:40]}; `modelreg access list` shows them")
     if row.revoked_at is None:
         row.revoked_at, row.revoked_by = now, actor.principal
-        custody.append(session, actor, Event(EventType.ACCESS_REVOKED, detail=_detail(row)), now)
+        custody.append(session, actor, _event(EventType.ACCESS_REVOKED, row), now)
     return row
 
 
@@ -145,10 +145,9 @@ def _grant(row: AccessGrantRow) -> AccessGrant:
     )
 
 
-def _detail(row: AccessGrantRow) -> dict[str, str | None]:
-    return {
+def _event(kind: EventType, row: AccessGrantRow) -> Event:
+    detail = {
         "grant": row.id,
-        "subject": row.subject,
         "verb": row.verb,
         "on": row.repository,
         "environment": row.environment,
@@ -156,3 +155,4 @@ def _detail(row: AccessGrantRow) -> dict[str, str | None]:
         "zone": row.zone,
         "not_after": row.not_after.isoformat() if row.not_after else None,
     }
+    return Event(kind, detail=detail, about=row.subject, personal={"subject": row.subject})

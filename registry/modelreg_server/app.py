@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import anyio.to_thread
@@ -12,7 +13,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from modelreg import __version__
 from modelreg.trust_metadata import parse_pinned_root
-from modelreg_server import database, problems, timestamping
+from modelreg_server import database, log_keys, problems, timestamping
 from modelreg_server.dependencies import Parts, read_policy, read_root
 from modelreg_server.identity.federation import Federation
 from modelreg_server.identity.tokens import TokenAuthenticator
@@ -57,6 +58,7 @@ def create_app(settings: Settings, clock: Callable[[], datetime] = lambda: datet
         _log.warning("no trust policy (MODELREG_TRUST_POLICY): nothing can be published")
     federation = Federation(settings.identities)
     federation.issuers()  # a malformed file stops the start, not the first login
+    opened = replace(opened, log_signer=log_keys.open_signer(settings, opened))
     store, presigner = _store(settings)
     measuring = Measuring(store, len(os.sched_getaffinity(0)))
     counters = Counters()

@@ -90,7 +90,9 @@ def record_denial(database: Database, caller: Caller, error: NotPermitted | Hidd
     event = Event(
         EventType.ACCESS_DENIED,
         repository=None if everywhere else denial.repository,
-        detail={"verb": denial.verb.value, "on": denial.repository, "answer": error.code, **reasons_of(denial)},
+        detail={"verb": denial.verb.value, "on": denial.repository, "answer": error.code},
+        about=caller.principal.name,
+        personal=reasons_of(denial),
     )
     with database.writing() as session, session.begin():
         custody.append(session, caller.actor, event, caller.now)

@@ -6,6 +6,7 @@ import os
 import socket
 import ssl
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from pydantic import ValidationError
 
 from modelreg import __version__
 from modelreg.errors import Misconfigured, ModelregError
-from modelreg_server import database, migrations, sweeping
+from modelreg_server import database, log_keys, migrations, sweeping
 from modelreg_server.app import create_app
 from modelreg_server.custody import Actor
 from modelreg_server.identity import EVERYWHERE, Scope, Verb, tokens
@@ -74,6 +75,7 @@ def _init(options: argparse.Namespace) -> None:
     settings = _settings(options)
     opened = database.connect(settings.resolved_database_url)
     migrations.migrate(opened.engine)
+    opened = replace(opened, log_signer=log_keys.open_signer(settings, opened))
     now = datetime.now(UTC)
     actor = Actor("server:init", None)
     with opened.writing() as session, session.begin():

@@ -2,7 +2,8 @@
 
 `append` is the only writer; a trigger in both databases refuses UPDATE and DELETE (the migration makes it). Indexes are
 contiguous from 0: the head row is locked until the caller's transaction ends, so nobody sees a gap and nobody shares a
-number. An entry is RFC 8785 JSON of at most 8 KiB; its bytes are what a Merkle tree will take as leaves.
+number. An entry is RFC 8785 JSON of at most 8 KiB; its bytes are a leaf of the Merkle tree (`custody_tree`), and who did it
+stands there as a commitment (`custody_identities`).
 """
 
 from collections.abc import Sequence
@@ -11,12 +12,12 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, LargeBinary, String, text
-from sqlalchemy.exc import NoResultFound
+from sqlalchemy import JSON, BigInteger, LargeBinary, String
 from sqlmodel import Field, Session, SQLModel, col, select
 
 from modelreg.canonical import canonical_json
-from modelreg.errors import RecordUnavailable, TooLarge
+from modelreg.errors import TooLarge
+from modelreg_server import custody_identities, custody_tree
 from modelreg_server.access import HostFacts
 from modelreg_server.tables import UtcDateTime
 
@@ -75,7 +76,8 @@ class Actor:
 class Event:
     """What to append. `host` and `purpose` are the client's words; `detail` holds JSON values, big things by digest.
 
-    The host that is known stands in the actor.
+    The host that is known stands in the actor. What of the detail names a person stands in `personal`, which can be erased;
+    `about` is that person or workload, if it is one.
     """
 
     type: EventType
@@ -85,6 +87,8 @@ class Event:
     host: str | None = None
     purpose: str | None = None
     detail: dict[str, Any] = field(default_factory=dict)
+    about: str | None = None
+    personal: dict[str, Any] = field(default_factory=dict)
 
 
 class CustodyEvent(SQLModel, table=True):
@@ -114,55 +118,29 @@ class CustodyEvent(SQLModel, table=True):
     about: str | None = Field(default=None, index=True, max_length=64)
 
 
-class CustodyHead(SQLModel, table=True):
-    """One row, made by the migration: how many events there are. Its lock is the log's lock."""
-
-    __tablename__ = "custody_head"
-
-    id: int = Field(primary_key=True)
-    size: int = Field(sa_type=BigInteger)
-    frontier: bytes = Field(default=b"", sa_type=LargeBinary, sa_column_kwargs={"server_default": text("''")})
-    checkpoint: bytes | None = Field(default=None, sa_type=LargeBinary)
-    epoch: int = Field(default=0, sa_type=BigInteger, sa_column_kwargs={"server_default": text("0")})
-    appended_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
-
-
-class CustodyNode(SQLModel, table=True):
-    """A finished node of the Merkle tree: the hash over the `2**level` leaves from `index * 2**level` on."""
-
-    __tablename__ = "custody_node"
-    __table_args__ = {"sqlite_with_rowid": False}  # SQLAlchemy's own form
-
-    level: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
-    index: int = Field(primary_key=True, sa_type=BigInteger, sa_column_kwargs={"autoincrement": False})
-    hash: bytes = Field(sa_type=LargeBinary)
+# What a decision to grant rests on: who may, from where, and what is distrusted.
+DECISIVE = frozenset(
+    {
+        EventType.ARTIFACT_QUARANTINED,
+        EventType.ARTIFACT_RELEASED,
+        EventType.ARTIFACT_REVOKED,
+        EventType.TRUST_PUBLISHED,
+        EventType.TOKEN_REVOKED,
+        EventType.ACCESS_GRANTED,
+        EventType.ACCESS_REVOKED,
+        EventType.REPOSITORY_CHANGED,
+        EventType.HOST_REVOKED,
+    }
+)
 
 
-class CustodyIdentity(SQLModel, table=True):
-    """Who stands behind a commitment in the log; erasing the row leaves the tree whole and the name unknown.
-
-    `commitment` is SHA-256 over `salt` (32 bytes) and the canonical JSON of `body`; `plain_sha256` finds the row again.
-    """
-
-    __tablename__ = "custody_identity"
-
-    commitment: str = Field(primary_key=True, max_length=64)
-    plain_sha256: str = Field(unique=True, max_length=64)
-    salt: bytes = Field(sa_type=LargeBinary)
-    principal: str = Field(index=True, max_length=200)
-    body: dict[str, Any] = Field(sa_type=JSON)
-
-
-def hold(session: Session) -> CustodyHead:
+def hold(session: Session) -> None:
     """Take the log's lock until the caller's transaction ends; every other appender waits.
 
     Raises:
         RecordUnavailable: the database was never migrated.
     """
-    try:
-        return session.exec(select(CustodyHead).with_for_update()).one()
-    except NoResultFound:
-        raise RecordUnavailable("the custody log has no head; run `modelreg-server migrate`") from None
+    custody_tree.hold(session)
 
 
 def append(session: Session, actor: Actor, event: Event, now: datetime) -> int:
@@ -174,16 +152,24 @@ def append(session: Session, actor: Actor, event: Event, now: datetime) -> int:
         TooLarge: the entry would exceed 8 KiB.
         RecordUnavailable: the database was never migrated.
     """
-    agent = actor.user_agent[:MAX_TEXT_CHARS] if actor.user_agent else None
+    hold(session)
     known = actor.host
+    who = {
+        "principal": actor.principal,
+        "token": actor.token_id,
+        "identity": actor.identity,
+        "client_address": actor.client_address,
+        "user_agent": actor.user_agent[:MAX_TEXT_CHARS] if actor.user_agent else None,
+    }
+    by = custody_identities.commit(session, actor.principal, who)
+    about = custody_identities.commit(session, event.about or "", event.personal) if event.personal else None
     entry = canonical_json(
         {
-            "v": 1,
+            "v": 2,
             "type": event.type.value,
             "time": now.isoformat(timespec="microseconds"),
-            "principal": actor.principal,
-            "token": actor.token_id,
-            "identity": actor.identity,
+            "actor": by,
+            "about": about,
             "repository": event.repository,
             "artifact": event.artifact,
             "tag": event.tag,
@@ -191,37 +177,34 @@ def append(session: Session, actor: Actor, event: Event, now: datetime) -> int:
             "verified_host": (
                 {"name": known.name, "class": known.host_class.value, "zone": known.zone} if known else None
             ),
-            "client_address": actor.client_address,
-            "user_agent": agent,
             "purpose": event.purpose,
             "detail": event.detail,
         }
     )
     if len(entry) > MAX_ENTRY_BYTES:
         raise TooLarge(f"a custody event of {len(entry)} bytes; the limit is {MAX_ENTRY_BYTES}", limit=MAX_ENTRY_BYTES)
-    head = hold(session)
-    index = head.size
-    head.size = index + 1
+    index = custody_tree.grow(session, entry, now, decisive=event.type in DECISIVE)
     session.add(
         CustodyEvent(
             index=index,
             type=event.type.value,
             recorded_at=now,
-            principal=actor.principal,
-            token_id=actor.token_id,
+            principal=custody_identities.pseudonym(by),
+            token_id=None,
             repository=event.repository,
             artifact=event.artifact,
             tag=event.tag,
             host=event.host,
-            client_address=actor.client_address,
-            user_agent=agent,
+            client_address=None,
+            user_agent=None,
             purpose=event.purpose,
             detail=event.detail,
             entry=entry,
-            identity=actor.identity,
             verified_host=known.name if known else None,
             verified_host_class=known.host_class.value if known else None,
             verified_host_zone=known.zone if known else None,
+            actor=by,
+            about=about,
         )
     )
     return index

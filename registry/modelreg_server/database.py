@@ -25,9 +25,10 @@ _INSERT_BATCH = 500  # rows a statement; both databases limit bound parameters t
 
 @dataclass(frozen=True)
 class Database:
-    """An engine and its two faces."""
+    """An engine and its two faces. `log_signer` is what a session that appends to the custody log is sealed with."""
 
     engine: Engine
+    log_signer: object | None = None
 
     def reading(self) -> Session:
         """A session for looking; on PostgreSQL its transaction is READ ONLY."""
@@ -35,7 +36,8 @@ class Database:
 
     def writing(self) -> Session:
         """A session for changing."""
-        return Session(self.engine.execution_options(modelreg_writes=True))
+        info = {"log_signer": self.log_signer}
+        return Session(self.engine.execution_options(modelreg_writes=True), info=info)
 
     def dispose(self) -> None:
         """Close every pooled connection."""

@@ -58,10 +58,16 @@ def grant(
             session.flush()
             session.expunge_all()
         else:
-            detail: dict[str, Any] = {"reason": refusal.code, "detail": refusal.detail[:500]}
+            personal: dict[str, Any] = {"detail": refusal.detail[:500]}
             if isinstance(refusal, Hidden | NotPermitted):
-                detail |= reasons_of(refusal.denial)
-            refused = Event(EventType.ARTIFACT_REFUSED, detail=detail, **event)
+                personal |= reasons_of(refusal.denial)
+            refused = Event(
+                EventType.ARTIFACT_REFUSED,
+                detail={"reason": refusal.code},
+                about=caller.principal.name,
+                personal=personal,
+                **event,
+            )
             custody.append(session, caller.actor, refused, caller.now)
     if refusal is not None:
         if isinstance(refusal, Hidden | NotPermitted):

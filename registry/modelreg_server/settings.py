@@ -70,6 +70,14 @@ class Settings(BaseSettings):
         pattern=r"^[0-2](\.(0|[1-9][0-9]*)){1,20}$",
         description="OID of the policy that its time stamps name.",
     )
+    log_key: Path | None = Field(
+        default=None, description="PEM key (Ed25519) of the custody log; none keeps one below `data_dir`."
+    )
+    log_origin: str | None = Field(
+        default=None,
+        pattern=r"^[\x21-\x2a\x2c-\x7e]{1,200}$",
+        description="Name of the custody log in its checkpoints, such as registry.acme.example/log; fixed at the first start.",
+    )
     publication_seconds: int = Field(default=7 * 86400, ge=60, description="How long an open publication can resume.")
 
     @field_validator("behind_proxy")

@@ -546,6 +546,7 @@ def test_a_host_gets_no_token(registry):
 
 
 def test_an_entry_of_the_log_has_the_verified_host(registry, published):
+    from modelreg_server import custody_identities
     from modelreg_server.custody import CustodyEvent
 
     machine = enrol(registry, f"entry-{uuid.uuid4().hex[:8]}", "ci", "us-2")
@@ -553,7 +554,9 @@ def test_an_entry_of_the_log_has_the_verified_host(registry, published):
     given = machine.api(token).request_grant("demo/m", grant_request(published))
     with registry.parts.database.reading() as session:
         row = session.exec(select(CustodyEvent).where(CustodyEvent.index == given.event)).one()
+        who = custody_identities.opened(session, [row.actor])[row.actor]
     entry = json.loads(row.entry)
     assert entry["verified_host"] == {"name": machine.name, "class": "ci", "zone": "us-2"}
     assert (row.verified_host, row.verified_host_class, row.verified_host_zone) == (machine.name, "ci", "us-2")
-    assert (entry["principal"], entry["host"]) == ("person:on-a-host", "claimed")
+    assert (who.body["principal"], entry["host"]) == ("person:on-a-host", "claimed")
+    assert (entry["actor"], "person:on-a-host" in row.entry.decode()) == (who.commitment, False)

@@ -15,7 +15,7 @@ from modelreg import wire
 from modelreg.errors import Misconfigured, RecordUnavailable, TooLarge
 from modelreg_server import custody, database, migrations
 from modelreg_server.custody import Actor, CustodyEvent, Event, EventType
-from support.registry import cli, running_registry
+from support.registry import cli, running_registry, signed
 
 ACTOR = Actor("person:test", None)
 
@@ -23,7 +23,7 @@ ACTOR = Actor("person:test", None)
 @pytest.fixture
 def opened(either_database):
     """A migrated database of each kind with three events."""
-    opened = database.connect(either_database["database_url"], 10)
+    opened = signed(database.connect(either_database["database_url"], 10))
     migrations.migrate(opened.engine)
     for _ in range(3):
         append(opened)
@@ -50,7 +50,7 @@ ALTERING = [
     'DELETE FROM custody_event WHERE "index" = 2',
 ]
 REST = """token_id, repository, artifact, tag, host, client_address, user_agent, purpose, detail, entry, identity, verified_host,
-    verified_host_class, verified_host_zone"""
+    verified_host_class, verified_host_zone, actor, about"""
 COPY = f"""custody_event ("index", type, recorded_at, principal, {REST})
     SELECT "index", type, recorded_at, 'person:forger', {REST} FROM custody_event WHERE "index" = 1"""
 ONLY_SQLITE = [f"INSERT OR REPLACE INTO {COPY}", f"REPLACE INTO {COPY}"]
@@ -77,7 +77,7 @@ def test_the_database_itself_refuses_to_alter_the_record(opened, statement):
 
 @pytest.mark.parametrize("statement", ONLY_SQLITE)
 def test_sqlite_refuses_to_replace_a_row(tmp_path, statement):
-    opened = database.connect(f"sqlite:///{tmp_path / 'own.sqlite3'}")
+    opened = signed(database.connect(f"sqlite:///{tmp_path / 'own.sqlite3'}"))
     migrations.migrate(opened.engine)
     for _ in range(3):
         append(opened)
@@ -87,7 +87,7 @@ def test_sqlite_refuses_to_replace_a_row(tmp_path, statement):
 
 @pytest.mark.parametrize("statement", ONLY_POSTGRESQL)
 def test_postgresql_refuses_to_truncate_and_to_upsert(postgres, statement):
-    opened = database.connect(postgres.make_database("own"), 5)
+    opened = signed(database.connect(postgres.make_database("own"), 5))
     migrations.migrate(opened.engine)
     for _ in range(3):
         append(opened)
@@ -98,7 +98,7 @@ def test_postgresql_refuses_to_truncate_and_to_upsert(postgres, statement):
 def test_a_foreign_connection_cannot_alter_the_record_either(tmp_path):
     """The trigger is in the file, not in our connection."""
     path = tmp_path / "own.sqlite3"
-    opened = database.connect(f"sqlite:///{path}")
+    opened = signed(database.connect(f"sqlite:///{path}"))
     migrations.migrate(opened.engine)
     append(opened)
     opened.dispose()

@@ -6,12 +6,16 @@ import pytest
 from alembic import command
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
+from sqlmodel import select
 
+from modelreg import checkpoints, merkle
 from modelreg.errors import Misconfigured
-from modelreg_server import custody, database, migrations
+from modelreg_server import custody, custody_identities, custody_tree, database, migrations
 from modelreg_server.custody import Actor, CustodyEvent, Event, EventType
+from modelreg_server.custody_tree import CustodyHead
 from modelreg_server.identity import tokens
 from modelreg_server.tables import Token
+from support.registry import signed
 
 
 @pytest.fixture
@@ -61,10 +65,16 @@ def test_events_and_tokens_of_the_first_schema_are_kept_and_stay_unalterable(old
 
     identity = {"issuer": "https://ci.example", "subject": "s", "claims": {"a": True, "b": 1, "c": "x"}}
     actor = Actor("workload:new", None, identity=identity)
-    with old.writing() as session, session.begin():
+    with signed(old).writing() as session, session.begin():
         assert custody.append(session, actor, Event(EventType.TOKEN_EXCHANGED), datetime.now(UTC)) == 1
         assert [row.kind for row in tokens.every_token(session, datetime.now(UTC))] == ["api"]
     with old.reading() as session:
-        assert session.get(CustodyEvent, 1).identity == identity
+        row = session.get(CustodyEvent, 1)
+        assert custody_identities.opened(session, [row.actor])[row.actor].body["identity"] == identity
+        # The old event is a leaf of the tree as well.
+        assert merkle.root(2, custody_tree.reader(session)) == merkle.node_hash(
+            *map(merkle.leaf_hash, (b"{}", row.entry))
+        )
+        assert checkpoints.parse(session.exec(select(CustodyHead)).one().checkpoint).size == 2
         # No identity is SQL's NULL, not JSON's null.
         assert session.connection().execute(text("SELECT count(*) FROM token WHERE identity IS NULL")).scalar() == 1

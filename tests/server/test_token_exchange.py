@@ -141,11 +141,13 @@ def test_the_event_names_issuer_subject_and_exactly_the_claims_used(registry, is
     later = [event for event in registry.whole_log() if event.type != "token.issued"][-1]
     assert later.type == "artifact.refused"
     assert later.identity == identity
+    from modelreg_server import custody_identities
     from modelreg_server.custody import CustodyEvent
 
     with registry.parts.database.reading() as opened:
         row = opened.get(CustodyEvent, later.index)
-        assert json.loads(row.entry)["identity"] == identity
+        assert custody_identities.opened(opened, [row.actor])[row.actor].body["identity"] == identity
+        assert json.loads(row.entry)["actor"] == row.actor
 
 
 def test_an_event_by_an_api_token_has_no_identity(registry):

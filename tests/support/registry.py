@@ -11,20 +11,22 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import uvicorn
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from modelreg import connections, pki, signing, trust, wire
 from modelreg.api import Api
 from modelreg.cache import Cache
 from modelreg.commands.trusting import _policy_text
-from modelreg_server import database, migrations
+from modelreg_server import database, log_keys, migrations
 from modelreg_server.app import create_app
 from modelreg_server.custody import Actor
+from modelreg_server.custody_tree import LogSigner
 from modelreg_server.dependencies import Parts
 from modelreg_server.identity import EVERYWHERE, Scope, Verb, parse_scope, tokens
 from modelreg_server.settings import Settings
@@ -117,6 +119,12 @@ class Registry:
 
     def whole_log(self) -> list[wire.EventInfo]:
         return self.api().events(limit=1000)
+
+
+def signed(opened: database.Database, key: Ed25519PrivateKey | None = None) -> database.Database:
+    """A database that can be appended to, with a log key made for it."""
+    key = key or Ed25519PrivateKey.generate()
+    return replace(opened, log_signer=LogSigner(log_keys.default_origin(key), key))
 
 
 def issue_token(opened: database.Database, principal: str, *scopes: str, minutes: int = 60) -> str:

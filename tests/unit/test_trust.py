@@ -1,8 +1,9 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from modelreg import trust
+from modelreg import notes, trust
 from modelreg.digests import Digest, sha256_of
 from modelreg.errors import Misconfigured, StaleTrust
 from support import keys
@@ -75,8 +76,15 @@ def test_the_example_in_the_module_is_a_policy_but_for_its_keys(tmp_path):
     text = text.replace("'''-----BEGIN CERTIFICATE-----…'''", f"'''{CHAIN.root_pem}'''")
     text = text.replace('{"mediaType": …}', LocalSigstore("http://127.0.0.1:1", tmp_path).trusted_root)
     text = text.replace("'''-----BEGIN PUBLIC KEY-----…'''", '"""' + keys.public_pem(KEY).replace("\n", "\\n") + '"""')
+    log = notes.key_of("registry.acme.example/log", notes.ED25519, Ed25519PrivateKey.generate().public_key())
+    text = text.replace("registry.acme.example/log+…", str(log))
+    witness = notes.key_of("witness.example", notes.COSIGNATURE, Ed25519PrivateKey.generate().public_key())
+    text = text.replace("witness.example+…", str(witness))
 
-    assert trust.parse(text.encode()).version == 3
+    parsed = trust.parse(text.encode())
+
+    assert parsed.version == 3
+    assert (parsed.log.origin, parsed.log.keys, parsed.log.witnesses) == (log.name, (log,), (witness,))
 
 
 def test_times_with_an_offset_are_utc():

@@ -59,8 +59,9 @@ def issue(
     if principal.startswith("host:"):
         raise Invalid("a host has a key, not a token; `modelreg host invite` begins its enrolment", field="principal")
     text, row = _add(session, "api", principal, scopes, actor.principal, now, now + lifetime)
-    detail = {"token": row.id, "for": principal, "scopes": row.scopes, "expires_at": row.expires_at.isoformat()}
-    custody.append(session, actor, Event(EventType.TOKEN_ISSUED, detail=detail), now)
+    detail = {"token": row.id, "scopes": row.scopes, "expires_at": row.expires_at.isoformat()}
+    event = Event(EventType.TOKEN_ISSUED, detail=detail, about=principal, personal={"for": principal})
+    custody.append(session, actor, event, now)
     return text, row
 
 
@@ -115,8 +116,9 @@ def revoke(session: Session, actor: Actor, token_id: str, now: datetime) -> Toke
         raise NotFound(f"there is no token {token_id[:40]}")
     if row.revoked_at is None:
         row.revoked_at = now
-        detail = {"token": row.id, "of": row.principal}
-        custody.append(session, actor, Event(EventType.TOKEN_REVOKED, detail=detail), now)
+        personal = {"of": row.principal}
+        event = Event(EventType.TOKEN_REVOKED, detail={"token": row.id}, about=row.principal, personal=personal)
+        custody.append(session, actor, event, now)
     return row
 
 

@@ -1,19 +1,23 @@
 """Reading the record."""
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
+from sqlmodel import Session
 
 from modelreg import wire
 from modelreg.references import parse_repository
-from modelreg_server import custody
+from modelreg_server import custody, custody_identities
 from modelreg_server.callers import Caller, require
 from modelreg_server.custody import CustodyEvent, EventType
+from modelreg_server.custody_identities import CustodyIdentity
 from modelreg_server.dependencies import ReadSession, Requires
 from modelreg_server.guarding import GuardedRoute
 from modelreg_server.identity import EVERYWHERE, Verb
 from modelreg_server.routes import LimitQuery
 
+_ACTOR = ("principal", "token_id", "client_address", "user_agent", "identity")
 router = APIRouter(prefix="/v1", tags=["events"], route_class=GuardedRoute)
 
 
@@ -42,34 +46,41 @@ def events(
         limit=limit,
     )
     more = len(found) == limit and not newest
-    return wire.Events(events=[info_of(row) for row in found], next_after=found[-1].index if more else None)
+    return wire.Events(events=infos_of(session, found), next_after=found[-1].index if more else None)
 
 
-def info_of(row: CustodyEvent) -> wire.EventInfo:
-    """An event as the API shows it."""
+def infos_of(session: Session, rows: Sequence[CustodyEvent]) -> list[wire.EventInfo]:
+    """Events as the API shows them, with the names that stand behind their commitments unless they were erased."""
+    opened = custody_identities.opened(session, [name for row in rows for name in (row.actor, row.about)])
+    return [_info(row, opened) for row in rows]
+
+
+def _info(row: CustodyEvent, opened: Mapping[str, CustodyIdentity]) -> wire.EventInfo:
+    actor, about = opened.get(row.actor or ""), opened.get(row.about or "")
+    if row.actor is None:  # of a release before the commitments
+        who = {name: getattr(row, name) for name in _ACTOR}
+    else:
+        who = dict.fromkeys(_ACTOR) | {"principal": row.principal}
+        who |= {"token_id" if name == "token" else name: value for name, value in (actor.body if actor else {}).items()}
     return wire.EventInfo(
         index=row.index,
         type=row.type,
         recorded_at=row.recorded_at,
-        principal=row.principal,
-        token_id=row.token_id,
+        **who,
         repository=row.repository,
         artifact=row.artifact,
         tag=row.tag,
         host=row.host,
-        client_address=row.client_address,
-        user_agent=row.user_agent,
         purpose=row.purpose,
-        detail=row.detail,
-        identity=row.identity,
+        detail=row.detail | (about.body if about else {}),
         verified_host=row.verified_host,
         verified_host_class=row.verified_host_class,
         verified_host_zone=row.verified_host_zone,
     )
 
 
-def outline_of(row: CustodyEvent) -> wire.EventInfo:
+def outline_of(info: wire.EventInfo) -> wire.EventInfo:
     """What of an event is for who may see the repository, and not its record."""
     hidden = ("token_id", "client_address", "user_agent", "identity")
     hosts = ("host", "verified_host", "verified_host_class", "verified_host_zone")
-    return info_of(row).model_copy(update=dict.fromkeys((*hidden, *hosts)))
+    return info.model_copy(update=dict.fromkeys((*hidden, *hosts)))

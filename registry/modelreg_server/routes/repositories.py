@@ -12,7 +12,7 @@ from modelreg_server.dependencies import PartsDep, ReadSession, RepositoryDep, R
 from modelreg_server.guarding import GuardedRoute
 from modelreg_server.identity import Verb
 from modelreg_server.routes import REPOSITORY, ArtifactPath, LimitQuery, TagPath
-from modelreg_server.routes.events import info_of, outline_of
+from modelreg_server.routes.events import infos_of, outline_of
 from modelreg_server.tables import Tag
 
 router = APIRouter(tags=["repositories"], route_class=GuardedRoute)
@@ -115,8 +115,9 @@ def history(
     repository: RepositoryDep, tag: TagPath, caller: Reader, session: ReadSession, limit: LimitQuery = 100
 ) -> wire.Events:
     """The tag's last moves, oldest first. Token, claims, address and machine of who moved it are for auditors."""
-    shown = info_of if caller.principal.may(Verb.AUDIT, repository) else outline_of
-    return wire.Events(events=[shown(row) for row in tagging.history(session, repository, tag, limit)], next_after=None)
+    found = infos_of(session, tagging.history(session, repository, tag, limit))
+    may_audit = caller.principal.may(Verb.AUDIT, repository)
+    return wire.Events(events=found if may_audit else [outline_of(info) for info in found], next_after=None)
 
 
 def _artifact(item: catalogue.Listed) -> wire.ArtifactInfo:
