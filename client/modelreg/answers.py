@@ -51,7 +51,7 @@ class Answer(Wire):
     asked: str
     found: list[Found]
     truncated: bool
-    unknown: list[Unknown] = []
+    unknown: list[Unknown] = Field(default_factory=list)
 
 
 class ArtifactState(Wire):
@@ -317,4 +317,3 @@ class TimelineAnswer(Answer):
     events: list[EventInfo]
     total: int
     next_before: int | None = None
-

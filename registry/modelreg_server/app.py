@@ -26,6 +26,7 @@ from modelreg_server.routes import (
     grants,
     health,
     hosts,
+    lookups,
     principals,
     publications,
     repositories,
@@ -105,6 +106,7 @@ def create_app(settings: Settings, clock: Callable[[], datetime] = lambda: datet
         events,
         timestamps,
         signatures,
+        lookups,
         trust,
     ):
         app.include_router(module.router)

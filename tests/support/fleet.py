@@ -18,7 +18,9 @@ from sqlalchemy import Engine, insert, update
 from sqlmodel import SQLModel
 
 from modelreg_server import tables
-from modelreg_server.custody import CustodyEvent, CustodyHead, CustodyIdentity
+from modelreg_server.custody import CustodyEvent
+from modelreg_server.custody_identities import CustodyIdentity
+from modelreg_server.custody_tree import CustodyHead
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 END = START + timedelta(days=90)
@@ -57,6 +59,7 @@ class Fleet:
     recalls: list[dict[str, Any]] = field(default_factory=list)
     hosts: list[str] = field(default_factory=list)
     principals: list[str] = field(default_factory=list)
+    tags: dict[tuple[str, str], str] = field(default_factory=dict)
 
 
 def digest_of(*words: object) -> str:
@@ -98,9 +101,7 @@ class _Maker:
         self.commitments: dict[str, list[str]] = {}
         for principal in made.principals:
             self.commitments[principal] = [self._identity(principal, at) for at in range(dice.randint(1, 4))]
-        self.by_host = {
-            host: dice.sample(made.artifacts, min(models, dice.randint(3, 12))) for host in made.hosts
-        }
+        self.by_host = {host: dice.sample(made.artifacts, min(models, dice.randint(3, 12))) for host in made.hosts}
         self.users = {host: dice.sample(made.principals, 2) for host in made.hosts}
 
     def _identity(self, principal: str, at: int) -> str:
@@ -124,14 +125,17 @@ class _Maker:
         """Rows beside the log, in an order that foreign keys allow."""
         dice, made = self.dice, self.made
         names = [f"team-{at % 7}/model-{at}" for at in range(max(2, len(made.artifacts) // 3))]
-        yield tables.Repository, [
-            {"id": at + 1, "name": name, "created_at": START, "sensitive": False} for at, name in enumerate(names)
-        ]
+        yield (
+            tables.Repository,
+            [{"id": at + 1, "name": name, "created_at": START, "sensitive": False} for at, name in enumerate(names)],
+        )
         blobs, artifacts, files = [], [], []
         shared = (digest_of("shared", "sha"), digest_of("shared", "blake"))
         for at, artifact in enumerate(made.artifacts):
             own = (digest_of("sha", artifact), digest_of("blake", artifact))
-            made.files[artifact] = [("model.safetensors", *own)] + ([("tokenizer.json", *shared)] if at % 5 == 0 else [])
+            made.files[artifact] = [("model.safetensors", *own)] + (
+                [("tokenizer.json", *shared)] if at % 5 == 0 else []
+            )
             blobs += [own] if at else [own, shared]
             artifacts.append({"digest": artifact, "manifest": b"{}", "size_bytes": 10**9 + at, "file_count": 1})
             files += [
@@ -230,7 +234,9 @@ class _Maker:
         for row in self.publications:
             by = row["published_by"]
             repository = self.names[row["repository_id"] - 1]
-            yield self._event("artifact.published", START, row["artifact_digest"], repository, dice.choice(made.hosts), by)
+            yield self._event(
+                "artifact.published", START, row["artifact_digest"], repository, dice.choice(made.hosts), by
+            )
         waiting: list[tuple[str, str, str, str, str, datetime]] = []
         running: list[dict[str, Any]] = []
         while len(made.events) < self.count:
@@ -249,15 +255,19 @@ class _Maker:
                 if dice.random() < 0.9:
                     detail = {"grant": grant, "transferred_bytes": 10**9}
                     yield self._event("artifact.received", at, artifact, repository, host, by, detail)
-            elif roll < 0.86:
+            elif roll < 0.85:
                 grant, artifact, repository, host, by, _ = waiting[-1]
                 running.append(self._load(at, artifact, repository, host, grant))
                 yield self._event("artifact.loaded", at, artifact, repository, host, by, {"grant": grant})
-            elif roll < 0.90 and len(running) > len(made.hosts) // 2:
+            elif roll < 0.90:
+                if len(running) <= 2 * len(made.hosts):
+                    continue
                 load = running.pop(int(len(running) * dice.random()))
                 load.update(ended_at=at, ended_event_index=len(made.events), end_reason="exited", last_seen_at=at)
                 by = dice.choice(self.users[load["host"]])
-                yield self._event("artifact.unloaded", at, load["artifact_digest"], load["repository"], load["host"], by)
+                yield self._event(
+                    "artifact.unloaded", at, load["artifact_digest"], load["repository"], load["host"], by
+                )
             elif roll < 0.92:
                 host, artifact = dice.choice(made.hosts), dice.choice(made.artifacts)
                 by = dice.choice(made.principals)
@@ -266,7 +276,9 @@ class _Maker:
             elif roll < 0.99:
                 host, artifact = dice.choice(made.hosts), dice.choice(made.artifacts)
                 by = dice.choice(made.principals)
-                yield self._event("tag.resolved", at, artifact, min(made.repositories[artifact]), host, by, tag="latest")
+                yield self._event(
+                    "tag.resolved", at, artifact, min(made.repositories[artifact]), host, by, tag="latest"
+                )
             else:
                 yield self._event("token.exchanged", at, None, None, None, dice.choice(made.principals))
         for artifact, kind in zip(dice.sample(made.artifacts, 4), ("quarantine", "revocation") * 2, strict=True):
@@ -281,7 +293,9 @@ class _Maker:
             # Most were seen a moment before the end, some fell silent, some never promised to report.
             beats = load["heartbeat_seconds"]
             silent = dice.random() < 0.1
-            load["last_seen_at"] = load["loaded_at"] if beats is None or silent else max(load["loaded_at"], END - timedelta(seconds=beats))
+            load["last_seen_at"] = (
+                load["loaded_at"] if beats is None or silent else max(load["loaded_at"], END - timedelta(seconds=beats))
+            )
 
     def _load(self, at: datetime, artifact: str, repository: str, host: str, grant: str) -> dict[str, Any]:
         dice = self.dice
@@ -334,3 +348,107 @@ class _Maker:
 
 def seed_of(dice: random.Random) -> int:
     return dice.getrandbits(64)
+
+
+class Oracle:
+    """The right answers, by looking at everything that was made, one thing after the other."""
+
+    def __init__(self, made: Fleet) -> None:
+        self.made = made
+
+    def descendants(self, roots: set[str]) -> set[str]:
+        """The roots and all that was made from them: the edges, over and over, until nothing is new."""
+        reached = set(roots)
+        while True:
+            new = {child for child, parent, _ in self.made.edges if parent in reached} - reached
+            if not new:
+                return reached
+            reached |= new
+
+    def ancestors(self, roots: set[str]) -> set[str]:
+        reached = set(roots)
+        while True:
+            new = {parent for child, parent, _ in self.made.edges if child in reached} - reached
+            if not new:
+                return reached
+            reached |= new
+
+    def signed_by(self, identity: str) -> set[str]:
+        return {artifact for artifact, names in self.made.signers.items() if identity in names}
+
+    def published_by(self, principal: str) -> set[str]:
+        return {artifact for artifact, names in self.made.publishers.items() if principal in names}
+
+    def touched_by(self, host: str) -> set[str]:
+        found = {
+            event.artifact
+            for event in self.made.events
+            if event.type in {"artifact.published", "artifact.granted"} and host == event.host and event.artifact
+        }
+        return found | {load["artifact_digest"] for load in self.made.loads if load["host"] == host}
+
+    def events(self, artifacts: set[str], *types: str) -> list[Happened]:
+        return [event for event in self.made.events if event.artifact in artifacts and event.type in types]
+
+    def living(self, artifacts: set[str], at: datetime = END) -> list[dict[str, Any]]:
+        return [
+            load
+            for load in self.made.loads
+            if load["artifact_digest"] in artifacts
+            and load["loaded_at"] <= at
+            and (load["ended_at"] is None or load["ended_at"] > at)
+        ]
+
+    def state(self, load: dict[str, Any], at: datetime = END) -> str:
+        if load["ended_at"] is not None and load["ended_at"] <= at:
+            return "ended"
+        if load["ended_at"] is not None or load["last_seen_at"] > at:
+            return "running"
+        if load["heartbeat_seconds"] is None:
+            return "unknown"
+        return "stale" if (at - load["last_seen_at"]).total_seconds() > 3 * load["heartbeat_seconds"] else "running"
+
+    def blast(self, roots: set[str], at: datetime = END) -> dict[str, Any]:
+        """Everything a blast radius says, as plain values."""
+        reached = self.descendants(roots)
+        hosts: dict[tuple[str, bool], dict[str, Any]] = {}
+        people: dict[str, set[str]] = {}
+        pulled: dict[str, int] = {}
+
+        def machine(name: str, verified: bool) -> dict[str, Any]:
+            empty = {"artifacts": set(), "grants": 0, "received": 0, "last": None, "live": 0, "stale": 0}
+            return hosts.setdefault((name, verified), empty)
+
+        for event in self.events(reached, "artifact.granted", "artifact.received"):
+            if event.at > at:
+                continue
+            host = machine(event.verified_host or event.host or "?", event.verified_host is not None)
+            if event.type == "artifact.received":
+                host["received"] += 1
+                continue
+            host["artifacts"].add(event.artifact)
+            host["grants"] += 1
+            host["last"] = event.at
+            people.setdefault(event.principal, set()).add("puller")
+            pulled[event.principal] = pulled.get(event.principal, 0) + 1
+        living = self.living(reached, at)
+        for load in living:
+            host = machine(load["verified_host"] or load["host"], load["verified_host"] is not None)
+            host["live"] += 1
+            host["stale"] += self.state(load, at) == "stale"
+        for artifact in reached:
+            for by in self.made.publishers.get(artifact, ()):
+                people.setdefault(by, set()).update({"publisher", "signer"})  # in this fleet they are the same
+        for name, verified in hosts:
+            if verified:
+                people.setdefault(self.made.inviters[name], set()).add("inviter")
+        return {
+            "artifacts": reached,
+            "hosts": {key: {**value, "artifacts": len(value["artifacts"])} for key, value in hosts.items()},
+            "people": people,
+            "pulled": pulled,
+            "grants": sum(host["grants"] for host in hosts.values()),
+            "received": sum(host["received"] for host in hosts.values()),
+            "living": {load["event_index"]: self.state(load, at) for load in living},
+            "orphans": len(set(self.made.artifacts) - reached - {child for child, _, _ in self.made.edges}),
+        }

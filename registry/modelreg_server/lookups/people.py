@@ -1,14 +1,16 @@
-"""Who stands behind an event: the erasable identity its actor commits to, or the plain columns of an old one."""
+"""Who stands behind events: the erasable identities that they commit to, or the plain columns of an old release."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
-from sqlmodel import Session, col, select
+from sqlmodel import Session, and_, col, or_, select
 
-from modelreg.wire import EventInfo
-from modelreg_server.custody import CustodyEvent, CustodyIdentity
-from modelreg_server.lookups.sight import batches
+from modelreg_server import custody_identities
+from modelreg_server.custody import CustodyEvent
+from modelreg_server.custody_identities import CustodyIdentity
+
+_ERASED = custody_identities.pseudonym("")
+_RANGES = 100  # in one statement
 
 
 @dataclass(frozen=True)
@@ -16,67 +18,36 @@ class Who:
     """As far as it is known: of an erased identity only the pseudonym is left."""
 
     principal: str
-    token_id: str | None
-    identity: dict[str, Any] | None
     client_address: str | None
-    user_agent: str | None
+    reason: str | None  # what was said to them, where the event is a refusal
 
 
 def behind(session: Session, rows: Iterable[CustodyEvent]) -> dict[int, Who]:
     """The people behind events, by index."""
     rows = list(rows)
-    bodies = bodies_of(session, {row.actor for row in rows if row.actor is not None})
+    opened = custody_identities.opened(session, [name for row in rows for name in (row.actor, row.about)])
     found: dict[int, Who] = {}
     for row in rows:
-        body = bodies.get(row.actor) if row.actor is not None else None
-        found[row.index] = (
-            Who(row.principal, row.token_id, row.identity, row.client_address, row.user_agent)
-            if body is None
-            else Who(
-                str(body.get("principal")),
-                body.get("token"),
-                body.get("identity"),
-                body.get("client_address"),
-                body.get("user_agent"),
-            )
-        )
+        actor, about = opened.get(row.actor or ""), opened.get(row.about or "")
+        reason = (about.body if about else row.detail).get("detail")
+        address = row.client_address if row.actor is None else (actor.body.get("client_address") if actor else None)
+        found[row.index] = Who(actor.principal if actor else row.principal, address, reason)
     return found
 
 
-def bodies_of(session: Session, commitments: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """What the commitments stand for; an erased one is absent."""
-    found: dict[str, dict[str, Any]] = {}
-    for batch in batches(sorted(commitments)):
-        query = select(CustodyIdentity.commitment, CustodyIdentity.body).where(
-            col(CustodyIdentity.commitment).in_(batch)
-        )
-        found |= dict(session.exec(query).all())
+def principals_behind(session: Session, shown: Iterable[str]) -> dict[str, str]:
+    """The principal behind each name that stands in the log's column; whoever was erased stands for itself."""
+    found = {name: name for name in shown}
+    hidden = sorted(name.removeprefix(_ERASED) for name in found if name.startswith(_ERASED))
+    for start in range(0, len(hidden), _RANGES):
+        commitment = col(CustodyIdentity.commitment)
+        ranges = [and_(commitment >= one, commitment < one + "g") for one in hidden[start : start + _RANGES]]
+        query = select(CustodyIdentity.commitment, CustodyIdentity.principal).where(or_(*ranges))
+        found |= {custody_identities.pseudonym(full): principal for full, principal in session.exec(query)}
     return found
 
 
-def commitments_of(session: Session, principal: str) -> list[str]:
-    """Every commitment that stands for a principal."""
-    return list(session.exec(select(CustodyIdentity.commitment).where(CustodyIdentity.principal == principal)))
-
-
-def info_of(row: CustodyEvent, who: Who) -> EventInfo:
-    """An event as the API shows it, with the person behind it."""
-    return EventInfo(
-        index=row.index,
-        type=row.type,
-        recorded_at=row.recorded_at,
-        principal=who.principal,
-        token_id=who.token_id,
-        repository=row.repository,
-        artifact=row.artifact,
-        tag=row.tag,
-        host=row.host,
-        client_address=who.client_address,
-        user_agent=who.user_agent,
-        purpose=row.purpose,
-        detail=row.detail,
-        identity=who.identity,
-        verified_host=row.verified_host,
-        verified_host_class=row.verified_host_class,
-        verified_host_zone=row.verified_host_zone,
-    )
+def shown_as(session: Session, principal: str) -> list[str]:
+    """The names under which a principal stands in the log's column: its commitments' pseudonyms, and itself."""
+    query = select(CustodyIdentity.commitment).where(CustodyIdentity.principal == principal)
+    return [principal, *(custody_identities.pseudonym(full) for full in session.exec(query))]

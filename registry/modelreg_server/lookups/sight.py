@@ -12,7 +12,7 @@ from sqlmodel import Session, col, select
 from modelreg.answers import AsOf
 from modelreg.errors import Invalid, RecordUnavailable, TooLarge
 from modelreg_server.callers import Caller, denied
-from modelreg_server.custody import CustodyHead
+from modelreg_server.custody_tree import CustodyHead
 from modelreg_server.identity import EVERYWHERE, Verb
 from modelreg_server.tables import Publication, Repository
 
@@ -45,7 +45,10 @@ def sight_of(session: Session, caller: Caller) -> Sight:
         return Sight(None)
     if not principal.may_somewhere(Verb.AUDIT):
         raise denied(
-            principal, Verb.AUDIT, EVERYWHERE, detail=f"{principal.name} may audit no repository; ask for the verb audit"
+            principal,
+            Verb.AUDIT,
+            EVERYWHERE,
+            detail=f"{principal.name} may audit no repository; ask for the verb audit",
         )
     names = frozenset(name for name in session.exec(select(Repository.name)) if principal.may(Verb.AUDIT, name))
     if len(names) > MAX_REPOSITORIES:

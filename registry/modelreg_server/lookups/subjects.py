@@ -5,14 +5,14 @@ from datetime import datetime
 
 from sqlmodel import Session, col, select
 
-from modelreg.answers import Found
+from modelreg.answers import AsOf, Found
 from modelreg.digests import Digest
 from modelreg.errors import Invalid, NotFound
 from modelreg_server.callers import Caller, require
 from modelreg_server.custody import CustodyEvent, EventType
 from modelreg_server.identity import Verb
 from modelreg_server.lookups.sight import Sight, visible
-from modelreg_server.tables import Artifact, ArtifactFile, Publication, Repository
+from modelreg_server.tables import Artifact, ArtifactFile, Publication, Repository, Tag
 
 MAX_FOUND = 100  # artifacts that one file may lead to; a licence text is in all of them
 
@@ -88,6 +88,29 @@ def tagged(session: Session, repository: str, tag: str, at: datetime) -> str | N
     return session.exec(query.limit(1)).first()
 
 
+def tags_at(session: Session, repository: str, artifact: str, as_of: AsOf) -> list[str]:
+    """The tags of a repository that point at an artifact; for the past, those that were moved there and nowhere since."""
+    if as_of.time == as_of.answered_at:
+        query = (
+            select(Tag.name)
+            .join(Repository, col(Repository.id) == col(Tag.repository_id))
+            .where(Repository.name == repository, Tag.artifact_digest == artifact)
+        )
+        return sorted(session.exec(query))
+    moves = (
+        select(CustodyEvent.tag)
+        .where(
+            CustodyEvent.artifact == artifact,
+            CustodyEvent.repository == repository,
+            CustodyEvent.type == EventType.TAG_MOVED.value,
+            col(CustodyEvent.recorded_at) <= as_of.time,
+        )
+        .distinct()
+    )
+    names = [name for name in session.exec(moves) if name is not None]
+    return sorted(name for name in names if tagged(session, repository, name, as_of.time) == artifact)
+
+
 def _by_digest(session: Session, sight: Sight, digest: Digest, at: datetime) -> tuple[list[Found], bool]:
     found: list[Found] = []
     if digest.algorithm == "sha256":
@@ -106,4 +129,3 @@ def _by_digest(session: Session, sight: Sight, digest: Digest, at: datetime) -> 
     )
     files = [Found(artifact=artifact, by="file", path=path) for artifact, path in session.exec(query)]
     return found + files[:MAX_FOUND], len(files) > MAX_FOUND
-
