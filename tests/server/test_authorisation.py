@@ -114,6 +114,14 @@ def cases(published):
         ("GET", "/v1/events"): ("/v1/events", None, "audit:*/*"),
         ("POST", "/v1/timestamps"): ("/v1/timestamps", None, "push:demo/m"),
         ("GET", "/v1/signatures"): ("/v1/signatures", None, "audit:*/*"),
+        **{
+            ("GET", f"/v1/lookups/{question}"): (
+                f"/v1/lookups/{question}?repository=demo%2Fm&digest={artifact}",
+                None,
+                "audit:demo/m",
+            )
+            for question in ("trace", "pulls", "loaded", "lineage", "blast-radius", "signatures", "timeline")
+        },
         ("PUT", "/v1/trust"): (
             "/v1/trust",
             {"roots": ["{}"], "timestamp": "{}", "snapshot": "{}", "targets": "{}", "files": {}},

@@ -44,6 +44,7 @@ def rule(*passes: str, answer: int = 200, scope: str = "repository", hides: bool
 
 
 READ = rule(*READERS, hides=True)
+LOOKUPS = ("trace", "pulls", "loaded", "lineage", "blast-radius", "signatures", "timeline")
 BY_PUSHER = {"push"}
 BY_PULLER = {"pull", "machine"}
 TABLE = {
@@ -85,6 +86,7 @@ TABLE = {
     "POST /v1/token-exchange": rule(answer=401, scope="token"),
     "POST /v1/timestamps": rule("push", answer=422, scope="somewhere"),  # the empty query
     "GET /v1/signatures": rule("everywhere-audit", scope="everywhere"),
+    **{f"GET /v1/lookups/{name}": rule("audit", "everywhere-audit") for name in LOOKUPS},
     "PUT /v1/trust": rule("everywhere-admin", answer=422, scope="everywhere"),  # the empty root
     "GET /v1/trust/metadata/{name}": rule(*ROLES, answer=404, scope="anybody"),  # nothing is published
     "GET /v1/trust/targets/{name}": rule(*ROLES, answer=404, scope="anybody"),
@@ -169,6 +171,7 @@ def with_repository(name, world):
         f"POST {REPOSITORY}/grants": (f"{path}/grants", {"artifact": artifact, "purpose": "pull", "host": "h"}),
         "GET /v1/access/decision": (f"/v1/access/decision{query}&subject=person:x&verb=pull", None),
         "GET /v1/events": (f"/v1/events{query}&limit=1", None),
+        **{f"GET /v1/lookups/{name}": (f"/v1/lookups/{name}{query}&digest={artifact}", None) for name in LOOKUPS},
     }
 
 

@@ -1,7 +1,7 @@
 """A generated organisation: models with derivations, hosts, people, and a log of what they did; and what an answer must be.
 
-`populate` writes real rows in bulk (the hash tree stays empty: nobody verifies this log) and remembers what it made in
-plain lists. `Oracle` answers from those lists with loops, sharing no code and no query with the registry.
+`populate` writes real rows in bulk, with the tree over them, so that a registry can go on with the log; and it remembers
+what it made in plain lists. `Oracle` answers from those lists with loops, sharing no code and no query with the registry.
 """
 
 import hashlib
@@ -17,10 +17,12 @@ from typing import Any, NamedTuple
 from sqlalchemy import Engine, insert, update
 from sqlmodel import SQLModel
 
-from modelreg_server import tables
+from modelreg import merkle
+from modelreg.canonical import canonical_json
+from modelreg_server import custody_identities, tables
 from modelreg_server.custody import CustodyEvent
 from modelreg_server.custody_identities import CustodyIdentity
-from modelreg_server.custody_tree import CustodyHead
+from modelreg_server.custody_tree import CustodyHead, CustodyNode
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 END = START + timedelta(days=90)
@@ -77,7 +79,10 @@ def populate(engine: Engine, *, seed: int = 4, models: int = 200, hosts: int = 1
         _insert(connection, CustodyEvent, maker.log())
         _insert(connection, tables.RuntimeLoad, iter(made.loads))
         _insert(connection, tables.Recall, iter(made.recalls))
-        connection.execute(update(CustodyHead).values(size=len(made.events)))
+        nodes = ({"level": level, "index": index, "hash": value} for level, index, value in maker.tree.finished)
+        _insert(connection, CustodyNode, nodes)
+        frontier = b"".join(maker.tree.frontier)
+        connection.execute(update(CustodyHead).values(size=len(made.events), frontier=frontier, appended_at=END))
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         # What a database that has lived for a while has done by itself.
         connection.exec_driver_sql("ANALYZE" if engine.dialect.name == "sqlite" else "VACUUM ANALYZE")
@@ -92,6 +97,7 @@ def _insert(connection: Any, table: type[SQLModel], rows: Iterator[dict[str, Any
 class _Maker:
     def __init__(self, dice: random.Random, made: Fleet, models: int, hosts: int, events: int) -> None:
         self.dice, self.made, self.count = dice, made, events
+        self.tree = merkle.growing_from(0, b"")
         made.principals = [f"person:p{at:03}" for at in range(60)] + [f"workload:w{at:02}" for at in range(20)]
         made.hosts = [f"gpu-{at:04}" for at in range(hosts)]
         made.artifacts = ["sha256:" + digest_of("artifact", seed_of(dice), at) for at in range(models)]
@@ -105,7 +111,7 @@ class _Maker:
         self.users = {host: dice.sample(made.principals, 2) for host in made.hosts}
 
     def _identity(self, principal: str, at: int) -> str:
-        commitment = digest_of("identity", principal, at)
+        salt = hashlib.sha256(f"{principal} {at}".encode()).digest()
         body = {
             "principal": principal,
             "token": str(uuid.UUID(int=self.dice.getrandbits(128))),
@@ -113,9 +119,11 @@ class _Maker:
             "client_address": f"10.{self.dice.randint(0, 255)}.{self.dice.randint(0, 255)}.9",
             "user_agent": "modelreg/0.1",
         }
+        plain = canonical_json(body)
+        commitment = custody_identities.commitment_of(salt, plain)
         self.identities.append(
             {
-                "commitment": commitment, "plain_sha256": digest_of("plain", principal, at), "salt": b"s" * 32,
+                "commitment": commitment, "plain_sha256": hashlib.sha256(plain).hexdigest(), "salt": salt,
                 "principal": principal, "body": body,
             }
         )  # fmt: skip
@@ -329,18 +337,29 @@ class _Maker:
         self.made.events.append(
             Happened(index, kind, at, artifact, repository, host, verified, principal, detail.get("grant"))
         )
+        who = {"actor": actor, "about": None}
+        if actor is None:
+            who = {
+                "principal": principal,
+                "token": None,
+                "identity": None,
+                "client_address": "10.0.0.9",
+                "user_agent": None,
+            }
         entry = {
-            "v": 1 if actor is None else 2, "type": kind, "time": at.isoformat(timespec="microseconds"),
-            "principal": shown, "repository": repository, "artifact": artifact, "tag": tag, "host": host,
-            "verified_host": {"name": verified, "class": "server", "zone": "eu-1"} if verified else None,
+            "v": 1 if actor is None else 2, "type": kind, "time": at.isoformat(timespec="microseconds"), **who,
+            "repository": repository, "artifact": artifact, "tag": tag, "host": host,
+            "verified_host": {"name": verified, "class": self.classes[host], "zone": "eu-1"} if verified and host else None,
             "purpose": "pull", "detail": detail,
         }  # fmt: skip
+        raw = json.dumps(entry, sort_keys=True, separators=(",", ":")).encode()  # canonical: all of it is ASCII
+        self.tree.append(merkle.leaf_hash(raw))
         return {
             "index": index, "type": kind, "recorded_at": at, "principal": shown, "token_id": None,
             "repository": repository, "artifact": artifact, "tag": tag, "host": host,
             "client_address": "10.0.0.9" if actor is None else None, "user_agent": None,
             "purpose": "pull" if kind.startswith("artifact.") else None, "detail": detail,
-            "entry": json.dumps(entry, sort_keys=True, separators=(",", ":")).encode(), "identity": None,
+            "entry": raw, "identity": None,
             "verified_host": verified, "verified_host_class": self.classes[host] if verified and host else None,
             "verified_host_zone": "eu-1" if verified else None, "actor": actor, "about": None,
         }  # fmt: skip

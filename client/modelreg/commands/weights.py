@@ -8,11 +8,24 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from modelreg import connections, keyless, kms_signer, launch, pinned, pkcs11_signer, pull, push, signing, stamping
+from modelreg import (
+    connections,
+    keyless,
+    kms_signer,
+    launch,
+    pinned,
+    pkcs11_signer,
+    pull,
+    push,
+    signing,
+    stamping,
+    wire,
+)
 from modelreg.api import Api
 from modelreg.cache import Cache
 from modelreg.commands import Output, now, output_of, settings_of, signer_json, size_text
 from modelreg.commands.session import connect
+from modelreg.digests import Digest
 from modelreg.errors import Invalid, Misconfigured, NotFound
 from modelreg.key_uris import KeySource, KmsUri, Pkcs11Uri
 from modelreg.progress import Bars
@@ -44,6 +57,7 @@ def run_push(options: argparse.Namespace) -> int:
             connections_at_once=settings.connections,
             meter=bars.meter,
             stamp=stamp,
+            parents=_parents(api, options),
         )
     if pushed.left_out:
         output.note(f"left out: {', '.join(pushed.left_out)}")
@@ -135,6 +149,15 @@ def run_launch(options: argparse.Namespace) -> int:
         os.execvpe(prepared.arguments[0], prepared.arguments, prepared.environment)  # noqa: S606  # no shell wanted
     except OSError as error:
         raise NotFound(f"{prepared.arguments[0]} cannot be started: {error.strerror}") from None
+
+
+def _parents(api: Api, options: argparse.Namespace) -> list[wire.Parent]:
+    found = []
+    for text in options.base:
+        is_digest = text.startswith(("sha256:", "blake3:"))
+        digest = Digest.parse(text) if is_digest else pull.resolve(api, parse_reference(text))
+        found.append(wire.request(wire.Parent, artifact=str(digest), relation=options.relation))
+    return found
 
 
 def _stamp(settings: Settings, api: Api, output: Output) -> Callable[[bytes], bytes | None] | None:
