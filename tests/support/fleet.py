@@ -73,6 +73,8 @@ def populate(engine: Engine, *, seed: int = 4, models: int = 200, hosts: int = 1
     made = Fleet()
     maker = _Maker(random.Random(seed), made, models, hosts, events)
     with engine.begin() as connection:
+        if engine.dialect.name == "sqlite":
+            connection.exec_driver_sql("PRAGMA cache_size = -1000000")  # so many indexes, and all of them at random
         for table, rows in maker.things():
             _insert(connection, table, iter(rows))
         _insert(connection, CustodyIdentity, iter(maker.identities))

@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from sqlalchemy import func
 from sqlmodel import Session, col, select
@@ -143,13 +143,21 @@ def _hosts(session: Session, sight: Sight, reach: Reach, loads: list[Outline], a
     return sorted(rows, key=lambda row: (-row.live_loads, -row.grants, row.host, row.verified))
 
 
-def _enrolled(session: Session, names: set[str], at: datetime) -> dict[str, Host]:
+class _Enrolled(NamedTuple):
+    host_class: str
+    zone: str
+    invited_by: str
+
+
+def _enrolled(session: Session, names: set[str], at: datetime) -> dict[str, _Enrolled]:
     """The newest host of each name that was enrolled by then."""
-    found: dict[str, Host] = {}
+    found: dict[str, _Enrolled] = {}
     for batch in batches(sorted(names)):
-        query = select(Host).where(col(Host.name).in_(batch), col(Host.enrolled_at) <= at)
-        for host in session.exec(query.order_by(col(Host.enrolled_at))):
-            found[host.name] = host
+        query = select(Host.name, Host.host_class, Host.zone, Host.invited_by).where(
+            col(Host.name).in_(batch), col(Host.enrolled_at) <= at
+        )
+        for name, *facts in session.exec(query.order_by(col(Host.enrolled_at))):
+            found[name] = _Enrolled(*facts)
     return found
 
 

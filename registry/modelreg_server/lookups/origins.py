@@ -90,16 +90,12 @@ def of_principal(session: Session, sight: Sight, principal: str, at: datetime) -
 
 def of_host(session: Session, sight: Sight, host: str, at: datetime) -> Origin:
     """What was published from a machine, granted to it or loaded on it, whether its name was verified or claimed."""
-    events = (
-        select(CustodyEvent.artifact, CustodyEvent.type)
-        .where(
-            or_(col(CustodyEvent.verified_host) == host, col(CustodyEvent.host) == host),
-            col(CustodyEvent.type).in_([EventType.ARTIFACT_PUBLISHED.value, EventType.ARTIFACT_GRANTED.value]),
-            col(CustodyEvent.recorded_at) <= at,
-            sight.covers(CustodyEvent.repository),
+    found: set[tuple[str, str]] = set()
+    for column in (CustodyEvent.verified_host, CustodyEvent.host):  # one index each; together they would use neither
+        events = select(CustodyEvent.artifact, CustodyEvent.type).where(
+            col(column) == host, col(CustodyEvent.recorded_at) <= at, sight.covers(CustodyEvent.repository)
         )
-        .distinct()
-    )
+        found |= {(artifact, kind) for artifact, kind in session.exec(events.distinct()) if artifact is not None}
     loads = (
         select(RuntimeLoad.artifact_digest)
         .where(
@@ -109,10 +105,10 @@ def of_host(session: Session, sight: Sight, host: str, at: datetime) -> Origin:
         )
         .distinct()
     )
-    found = {(artifact, kind) for artifact, kind in session.exec(events) if artifact is not None}
     published = {artifact for artifact, kind in found if kind == EventType.ARTIFACT_PUBLISHED.value}
+    granted = {artifact for artifact, kind in found if kind == EventType.ARTIFACT_GRANTED.value}
     roots = dict.fromkeys(sorted(published), f"published from {host}")
-    for artifact in sorted({artifact for artifact, _ in found} | set(session.exec(loads))):
+    for artifact in sorted(granted | set(session.exec(loads))):
         roots.setdefault(artifact, f"granted to or loaded on {host}")
     here = visible(session, sight, roots, at)
     return Origin("host", host, {artifact: why for artifact, why in roots.items() if artifact in here}, [])
