@@ -294,6 +294,10 @@ class Api:
                 raise Unreachable(f"{self.registry} lists events in a circle")
             after = page.next_after
 
+    def look_up(self, question: str, query: Sequence[tuple[str, str]], model: type[M]) -> M:
+        """The answer to a question of an incident (`lookup` asks them); `query` names what it is about."""
+        return self._get(f"/v1/lookups/{question}?" + urlencode(query), model)
+
     def publish_trust(self, publication: wire.TrustPublication) -> wire.TrustPublished:
         """Publish a trust repository (admin). Sending the same again is safe."""
         return self._call("PUT", "/v1/trust", wire.TrustPublished, publication)

@@ -75,6 +75,7 @@ def parser() -> argparse.ArgumentParser:
     _evidence(commands, common)
     _witness(commands, common)
     _recall(commands, common)
+    _asking(commands, common)
     _trust(commands, common)
     _account(commands, common)
     _access(commands, common)
@@ -100,6 +101,15 @@ def _weights(commands: "Commands", common: argparse.ArgumentParser) -> None:
     push.add_argument("path", type=Path, help="the folder of files")
     push.add_argument("reference", metavar="REF", help="namespace/name[:tag]; the tag is `latest` where none is given")
     push.add_argument("--tag", action="append", default=[], help="a further tag, moved in the same transaction")
+    push.add_argument(
+        "--base", action="append", default=[], metavar="REF|DIGEST", help="what it was made from; recorded as claimed"
+    )
+    push.add_argument(
+        "--relation",
+        choices=["finetune", "adapter", "merge", "quantized", "converted", "distilled"],
+        default="finetune",
+        help="how, for every --base (finetune)",
+    )
     push.add_argument("--key", metavar="FILE|URI", help="private key to sign with, or its pkcs11: or awskms: URI")
     push.add_argument("--certificate", type=Path, help="its certificate chain; without one the key method is used")
     push.add_argument("--timestamp-url", metavar="URL", help="time-stamping authority to ask instead of the registry's")
@@ -326,6 +336,43 @@ def _recall(commands: "Commands", common: argparse.ArgumentParser) -> None:
         help="last: stops what runs a recalled artifact; the words {artifact}, {pid} and {path} are replaced; no shell",
     )
     watch.set_defaults(run="watching:run_watch")
+
+
+def _asking(commands: "Commands", common: argparse.ArgumentParser) -> None:
+    at = argparse.ArgumentParser(add_help=False)
+    at.add_argument("--at", metavar="TIME", help="as it was then, such as 2026-11-01T00:00:00Z")
+    rows = argparse.ArgumentParser(add_help=False)
+    rows.add_argument("--limit", type=int, default=100, metavar="N", help="at most so many rows of a kind (100)")
+    exits = "exit codes: 40 if there is something to read, 0 if there is nothing; else as `modelreg --help` says"
+    questions = (
+        ("trace", "DIGEST|FILE|REF", "what is it: names, signers, state, relatives; signatures are verified", [at]),
+        ("pulls", "DIGEST|FILE|REF", "who pulled it, on which host, and did it arrive", [at, rows]),
+        ("loaded", "DIGEST|FILE|REF", "where is it loaded, now or at a time", [at, rows]),
+        ("lineage", "DIGEST|FILE|REF", "what was it made from, and what was made of it", [at]),
+        (
+            "blast-radius",
+            "DIGEST|FILE|REF|SIGNER|PRINCIPAL|HOST",
+            "artifacts, descendants, pulls, hosts, live loads, whom to call",
+            [at, rows],
+        ),
+        ("signatures", "DIGEST|FILE|REF", "who signed it, each verified here and now", [at]),
+        (
+            "timeline",
+            "REF|DIGEST|FILE",
+            "every event that names it, in order; of a repository alone all of it",
+            [at, rows],
+        ),
+    )
+    made = {}
+    for name, metavar, text, more in questions:
+        command = commands.add_parser(name, parents=[common, *more], help=text, epilog=exits)
+        command.add_argument("target", metavar=metavar)
+        command.set_defaults(run=f"asking:run_{name.replace('-', '_')}")
+        made[name] = command
+    made["pulls"].add_argument("--since", metavar="TIME", help="only from then on")
+    made["loaded"].add_argument("--all", action="store_true", help="those that ended as well")
+    made["lineage"].add_argument("--up", action="store_true", help="only what it was made from")
+    made["lineage"].add_argument("--down", action="store_true", help="only what was made of it")
 
 
 def _trust(commands: "Commands", common: argparse.ArgumentParser) -> None:

@@ -59,6 +59,18 @@ def hash_tree(
         return sorted(_results(jobs), key=lambda entry: entry.path)
 
 
+def hash_file(path: Path, *, progress: Progress | None = None) -> FileEntry:
+    """Measure one file, wherever it is, through links as well; its name stands as the entry's path.
+
+    Raises:
+        OSError: it cannot be read.
+        Conflict: it changed while it was read.
+    """
+    path = path.resolve()
+    with trees.open_folder(path.parent) as folder_fd, ThreadPoolExecutor(1, "hash-blake3") as pool:
+        return _hash_file(folder_fd, path.name, manifests.CHUNK_BYTES, pool, progress)
+
+
 @dataclass(frozen=True)
 class Problem:
     """One file that is not what was promised. `chunk` counts from 0; None where the whole file was measured."""

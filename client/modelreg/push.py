@@ -34,6 +34,7 @@ def push(
     connections_at_once: int,
     meter: Meter,
     stamp: Callable[[bytes], bytes | None] | None = None,
+    parents: Sequence[wire.Parent] = (),
 ) -> Pushed:
     """Publish a folder as an artifact of `reference.repository`, tagged in the same transaction.
 
@@ -41,6 +42,7 @@ def push(
 
     Args:
         stamp: gets a verified time stamp over the signature, or None to go without one; see `stamping`.
+        parents: what it was made from; recorded as claimed.
 
     Raises:
         NotFound, Invalid, ManifestInvalid, Conflict: something in the folder cannot be published as it is.
@@ -54,7 +56,11 @@ def push(
     name = reference.repository.split("/")[1]
     raw_bundle = signing.sign(statements.build(name, manifest), signer, stamp)
     request = wire.request(
-        wire.PublicationRequest, manifest=manifest.raw.decode(), bundle=raw_bundle.decode(), tags=list(tags)
+        wire.PublicationRequest,
+        manifest=manifest.raw.decode(),
+        bundle=raw_bundle.decode(),
+        tags=list(tags),
+        parents=list(parents),
     )
     state = api.begin_publication(reference.repository, request)
     by_blake3 = {entry.blake3: entry for entry in entries}

@@ -4,13 +4,13 @@ Ours carries, beside what OMS asks for, `annotations` with size and BLAKE3 on ev
 the subject: SHA-256 for the world, BLAKE3 for our own re-verification, one signature over both.
 """
 
-import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from modelreg import manifests
 from modelreg.canonical import canonical_json, strict_json
-from modelreg.digests import Digest, is_hex_64
+from modelreg.digests import Digest, is_hex_64, sha256_of
 from modelreg.errors import Invalid, ManifestInvalid, SignatureInvalid
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
@@ -43,14 +43,14 @@ def build(name: str, manifest: manifests.Manifest) -> bytes:
 
     `name` is the subject's name: for people, no identity.
     """
-    root = hashlib.sha256(b"".join(bytes.fromhex(entry.sha256) for entry in manifest.files))
+    root = root_digest(entry.sha256 for entry in manifest.files)
     return canonical_json(
         {
             "_type": STATEMENT_TYPE,
             "subject": [
                 {
                     "name": name,
-                    "digest": {"sha256": root.hexdigest()},
+                    "digest": {"sha256": root.hex},
                     "annotations": {"artifact": str(manifest.digest)},
                 }
             ],
@@ -69,6 +69,11 @@ def build(name: str, manifest: manifests.Manifest) -> bytes:
             },
         }
     )
+
+
+def root_digest(files_sha256: Iterable[str]) -> Digest:
+    """What OMS calls a model: SHA-256 over the SHA-256 of its files, in their order (code point of the path)."""
+    return sha256_of(b"".join(bytes.fromhex(value) for value in files_sha256))
 
 
 def parse(raw_payload: bytes, *, legacy_0_2: bool = False) -> Statement:
@@ -115,10 +120,10 @@ def _parse_1_0(subjects: list[Any], untrusted_predicate: Any) -> Statement:
     if not isinstance(predicate["resources"], list):
         raise SignatureInvalid("predicate.resources is not a list")
     files = tuple(_resource(item, at) for at, item in enumerate(predicate["resources"]))
-    measured = hashlib.sha256(b"".join(bytes.fromhex(file.sha256) for file in files)).hexdigest()
-    if root != measured:
-        raise SignatureInvalid(f"the subject's digest is {ascii(root)[:80]}, that of its resources {measured}")
-    return Statement(_text(subject["name"]), files, Digest("sha256", measured), _artifact(subject))
+    measured = root_digest(file.sha256 for file in files)
+    if root != measured.hex:
+        raise SignatureInvalid(f"the subject's digest is {ascii(root)[:80]}, that of its resources {measured.hex}")
+    return Statement(_text(subject["name"]), files, measured, _artifact(subject))
 
 
 def _parse_0_2(subjects: list[Any]) -> Statement:

@@ -16,6 +16,7 @@ from modelreg.references import MAX_REPOSITORY_CHARS, REPOSITORY, TAG
 
 MAX_TAGS = 16
 MAX_BATCH = 256  # blobs or parts named in one request
+MAX_PARENTS = 64  # of one artifact, named in one publication
 
 Hex64 = Annotated[str, StringConstraints(pattern=f"^{HEX_64.pattern}$")]
 ArtifactDigest = Annotated[str, StringConstraints(pattern=f"^sha256:{HEX_64.pattern}$")]
@@ -276,12 +277,23 @@ class Exchanged(Wire):
     expires_at: datetime
 
 
+Relation = Literal["finetune", "adapter", "merge", "quantized", "converted", "distilled"]
+
+
+class Parent(Wire):
+    """An artifact that another was made from, and how. It need not be in this registry."""
+
+    artifact: ArtifactDigest
+    relation: Relation
+
+
 class PublicationRequest(Wire):
-    """Begin, or resume, publishing an artifact: canonical manifest and OMS bundle as text."""
+    """Begin, or resume, publishing an artifact: canonical manifest and OMS bundle as text, and what it was made from."""
 
     manifest: str
     bundle: str
     tags: Annotated[list[TagName], Field(max_length=MAX_TAGS)] = []
+    parents: Annotated[list[Parent], Field(max_length=MAX_PARENTS)] = []
 
 
 class BlobToUpload(Wire):

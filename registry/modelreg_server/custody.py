@@ -12,7 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, LargeBinary, String
+from sqlalchemy import JSON, BigInteger, Index, LargeBinary, String
 from sqlmodel import Field, Session, SQLModel, col, select
 
 from modelreg.canonical import canonical_json
@@ -30,6 +30,7 @@ class EventType(StrEnum):
 
     ARTIFACT_PUBLISHED = "artifact.published"
     ARTIFACT_SIGNED = "artifact.signed"  # a further signature on a published artifact
+    ARTIFACT_DERIVED = "artifact.derived"  # further parents of a published artifact
     ARTIFACT_GRANTED = "artifact.granted"
     ARTIFACT_REFUSED = "artifact.refused"
     ARTIFACT_RECEIVED = "artifact.received"
@@ -95,6 +96,13 @@ class CustodyEvent(SQLModel, table=True):
     """One row of the log. `entry` is the canonical JSON and the truth; the other columns are for finding it."""
 
     __tablename__ = "custody_event"
+    __table_args__ = (
+        # What `lookups.reach` reads: every column, in the order in which it groups.
+        Index(
+            "ix_custody_event_reach",
+            *("artifact", "type", "verified_host", "host", "principal", "recorded_at", "repository", "index"),
+        ),
+    )
 
     index: int = Field(primary_key=True, sa_type=BigInteger, sa_column_kwargs={"autoincrement": False})
     type: str = Field(index=True, max_length=40)
@@ -102,9 +110,9 @@ class CustodyEvent(SQLModel, table=True):
     principal: str = Field(index=True, max_length=200)
     token_id: str | None = Field(max_length=36)
     repository: str | None = Field(index=True, max_length=128)
-    artifact: str | None = Field(index=True, max_length=71)
+    artifact: str | None = Field(max_length=71)
     tag: str | None = Field(max_length=128)
-    host: str | None = Field(sa_type=String(MAX_TEXT_CHARS))
+    host: str | None = Field(index=True, sa_type=String(MAX_TEXT_CHARS))
     client_address: str | None = Field(max_length=100)
     user_agent: str | None = Field(max_length=MAX_TEXT_CHARS)
     purpose: str | None = Field(max_length=40)

@@ -18,12 +18,12 @@ from functools import lru_cache
 from sqlalchemy.orm import defer
 from sqlmodel import Session, col, select
 
-from modelreg import manifests, verification
+from modelreg import manifests, statements, verification, wire
 from modelreg.digests import sha256_of
 from modelreg.errors import BlobMissing, Conflict, DigestMismatch, ManifestInvalid, NotFound
 from modelreg.manifests import FileEntry, Manifest
 from modelreg.trust import TrustPolicy
-from modelreg_server import countersigning, custody, recalls, storage
+from modelreg_server import countersigning, custody, derivations, recalls, storage
 from modelreg_server.callers import Caller, denied
 from modelreg_server.custody import Event, EventType
 from modelreg_server.database import Database, insert_if_absent, one_at_a_time
@@ -63,24 +63,30 @@ def begin(
     tags: Sequence[str],
     policy: TrustPolicy,
     lifetime: timedelta,
+    parents: Sequence[wire.Parent] = (),
 ) -> Missing:
     """Open an attempt, or find the caller's open one for the same artifact.
 
     Args:
         raw_manifest: untrusted.
         raw_bundle: untrusted; verified before a byte is uploaded, and again in `finish`.
+        parents: what the caller says it was made from, known here or not.
 
     A further signature on an artifact that is published here takes `sign`, anything else `push`.
 
     Raises:
         Untrusted: manifest or signature do not hold.
         Revoked, Quarantined: the artifact is recalled; no other repository takes it either.
-        Forbidden: tags are asked for and the caller may not move tags here; or it may sign only, and there is nothing.
+        Forbidden: tags are asked for and the caller may not move tags here; or it may sign only, and there is nothing;
+            or it names parents.
+        Invalid: the artifact is named as its own parent.
         DigestMismatch: a file is declared with digests that do not belong together.
     """
     verified = verification.verify(raw_bundle, raw_manifest, policy=policy, repository=repository, now=caller.now)
     manifest = verified.manifest
     _require_tag_right(caller, repository, tags)
+    _require_parents_right(caller, repository, parents)
+    made_from = derivations.stored(str(manifest.digest), parents)
     with database.writing() as session, session.begin():
         if not _may_push_or_sign(session, caller, repository, str(manifest.digest)):
             raise denied(caller.principal, Verb.PUSH, repository)
@@ -105,12 +111,13 @@ def begin(
                 manifest=raw_manifest,
                 bundle=raw_bundle,
                 tags=list(tags),
+                parents=made_from,
                 created_at=caller.now,
                 expires_at=caller.now + lifetime,
             )
             session.add(attempt)
         else:
-            attempt.bundle, attempt.tags = raw_bundle, list(tags)
+            attempt.bundle, attempt.tags, attempt.parents = raw_bundle, list(tags), made_from
         session.flush()
         blobs = _missing(session, caller.principal, attempt, manifest)
         session.expunge_all()
@@ -248,6 +255,7 @@ def finish(database: Database, store: BlobStore, caller: Caller, attempt_id: str
     if attempt.event_index is not None:
         return attempt
     _require_tag_right(caller, attempt.repository, attempt.tags)
+    _require_parents_right(caller, attempt.repository, attempt.parents)
     verified = verification.verify(
         raw_bundle, raw_manifest, policy=policy, repository=attempt.repository, now=caller.now
     )
@@ -267,7 +275,7 @@ def finish(database: Database, store: BlobStore, caller: Caller, attempt_id: str
         # From here on one publication at a time: the log's lock also decides who was first.
         custody.hold(session)
         _require_not_recalled(session, str(verified.manifest.digest))
-        attempt.event_index, attempt.created = _publish(session, caller, repository, verified, policy)
+        attempt.event_index, attempt.created = _publish(session, caller, repository, verified, policy, attempt.parents)
         for tag in attempt.tags:
             move_tag(session, caller, repository, tag, str(verified.manifest.digest))
         session.flush()
@@ -330,6 +338,12 @@ def _require_not_recalled(session: Session, artifact: str) -> None:
     """A recall holds in every repository, also in one that the artifact is only about to come to."""
     if (refusal := recalls.refusal(session, artifact)) is not None:
         raise refusal
+
+
+def _require_parents_right(caller: Caller, repository: str, parents: Sequence[object]) -> None:
+    if parents and not caller.principal.may(Verb.PUSH, repository):
+        detail = f"{caller.principal.name} may sign in {repository} but not say what was made from what"
+        raise denied(caller.principal, Verb.PUSH, repository, detail=detail)
 
 
 def _may_push_or_sign(session: Session, caller: Caller, repository: str, artifact: str) -> bool:
@@ -421,7 +435,11 @@ def _accept_blobs(session: Session, attempt_id: str) -> list[Upload]:
 def _insert_artifact(session: Session, manifest: Manifest) -> None:
     digest = str(manifest.digest)
     row = Artifact(
-        digest=digest, manifest=manifest.raw, size_bytes=manifest.total_bytes, file_count=len(manifest.files)
+        digest=digest,
+        manifest=manifest.raw,
+        size_bytes=manifest.total_bytes,
+        file_count=len(manifest.files),
+        root_digest=str(statements.root_digest(entry.sha256 for entry in manifest.files)),
     )
     if insert_if_absent(session, [row]):
         files = [
@@ -437,8 +455,9 @@ def _publish(
     repository: Repository,
     verified: verification.VerifiedManifest,
     policy: TrustPolicy,
+    parents: Sequence[dict[str, str]],
 ) -> tuple[int, bool]:
-    """The publication and its signature; returns the index of `artifact.published` and whether it is new."""
+    """The publication, its signature and parents; returns the index of `artifact.published` and whether it is new."""
     assert repository.id is not None
     digest, signer = str(verified.manifest.digest), verified.signer
     detail = {
@@ -454,7 +473,8 @@ def _publish(
     ).one_or_none()
     created = publication is None
     if publication is None:
-        event = Event(EventType.ARTIFACT_PUBLISHED, repository.name, digest, detail=detail)
+        named = {**detail, **derivations.detail_of(parents)}
+        event = Event(EventType.ARTIFACT_PUBLISHED, repository.name, digest, detail=named)
         publication = Publication(
             repository_id=repository.id,
             artifact_digest=digest,
@@ -464,6 +484,12 @@ def _publish(
         )
         session.add(publication)
         session.flush()
+        derivations.record(session, digest, parents, publication.event_index, caller.now)
+    elif further := derivations.new_of(session, digest, parents):
+        event = Event(EventType.ARTIFACT_DERIVED, repository.name, digest, detail=derivations.detail_of(further))
+        derivations.record(
+            session, digest, further, custody.append(session, caller.actor, event, caller.now), caller.now
+        )
     assert publication.id is not None
     signature = Signature(
         publication_id=publication.id,

@@ -132,6 +132,7 @@ class Artifact(SQLModel, table=True):
     manifest: bytes = Field(sa_type=LargeBinary)
     size_bytes: int = Field(sa_type=BigInteger)
     file_count: int
+    root_digest: str | None = Field(default=None, index=True, max_length=71)  # what OMS calls it: of all files' SHA-256
 
 
 class ArtifactFile(SQLModel, table=True):
@@ -165,10 +166,10 @@ class Signature(SQLModel, table=True):
 
     id: int | None = Field(default=None, primary_key=True)
     publication_id: int = Field(foreign_key="publication.id")
-    key_id: str = Field(max_length=71)
+    key_id: str = Field(index=True, max_length=71)
     bundle: bytes = Field(sa_type=LargeBinary)
     authority: str = Field(max_length=200)
-    identity: str = Field(max_length=1000)
+    identity: str = Field(index=True, max_length=1000)
     added_at: datetime = Field(sa_type=UtcDateTime)
     added_by: str = Field(max_length=200)
     signed_at: datetime | None = Field(default=None, sa_type=UtcDateTime)  # the trusted time, as verified when it came
@@ -198,6 +199,7 @@ class Attempt(SQLModel, table=True):
     manifest: bytes = Field(sa_type=LargeBinary)
     bundle: bytes = Field(sa_type=LargeBinary)
     tags: list[str] = Field(sa_type=JSON)
+    parents: list[dict[str, str]] = Field(default=[], sa_type=JSON, sa_column_kwargs={"server_default": text("'[]'")})
     created_at: datetime = Field(sa_type=UtcDateTime)
     expires_at: datetime = Field(sa_type=UtcDateTime)
     event_index: int | None = Field(default=None, sa_type=BigInteger)
@@ -347,7 +349,7 @@ class RuntimeLoad(SQLModel, table=True):
     runtime: str | None = Field(default=None, max_length=100)
     runtime_version: str | None = Field(default=None, max_length=100)
     loaded_at: datetime = Field(sa_type=UtcDateTime)
-    event_index: int = Field(sa_type=BigInteger)
+    event_index: int = Field(index=True, sa_type=BigInteger)
     heartbeat_seconds: int | None = None
     last_seen_at: datetime = Field(sa_type=UtcDateTime)
     ended_at: datetime | None = Field(default=None, sa_type=UtcDateTime)

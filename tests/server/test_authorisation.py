@@ -153,6 +153,14 @@ def cases(published):
             },
             "pull:demo/m",
         ),
+        **{
+            ("GET", f"/v1/lookups/{question}"): (
+                f"/v1/lookups/{question}?repository=demo%2Fm&digest={artifact}",
+                None,
+                "audit:demo/m",
+            )
+            for question in ("trace", "pulls", "loaded", "lineage", "blast-radius", "signatures", "timeline")
+        },
         ("PUT", "/v1/trust"): (
             "/v1/trust",
             {"roots": ["{}"], "timestamp": "{}", "snapshot": "{}", "targets": "{}", "files": {}},

@@ -48,6 +48,7 @@ def rule(*passes: str, answer: int = 200, scope: str = "repository", hides: bool
 READ = rule(*READERS, hides=True)
 SEES = {*READERS, "audit", "quarantine", "admin", *EVERYWHERE}
 RECALL = "/v1/recalls/{recall_id}"
+LOOKUPS = ("trace", "pulls", "loaded", "lineage", "blast-radius", "signatures", "timeline")
 BY_PUSHER = {"push"}
 BY_PULLER = {"pull", "machine"}
 TABLE = {
@@ -98,6 +99,7 @@ TABLE = {
     "GET /v1/log/tile/{path}": rule(*ROLES, scope="anybody"),  # of hashes; for entries see test_log_routes
     "GET /v1/evidence": rule("everywhere-audit", answer=404, scope="everywhere"),  # of what was never published
     "GET /v1/evidence/events": rule("everywhere-audit", scope="everywhere"),
+    **{f"GET /v1/lookups/{name}": rule("audit", "everywhere-audit") for name in LOOKUPS},
     "PUT /v1/trust": rule("everywhere-admin", answer=422, scope="everywhere"),  # the empty root
     f"POST {REPOSITORY}/artifacts/{{artifact}}/recall": rule("quarantine", "admin", "everywhere-admin"),
     f"POST {REPOSITORY}/artifacts/{{artifact}}/release": rule(
@@ -206,6 +208,7 @@ def with_repository(name, world):
         f"POST {REPOSITORY}/grants": (f"{path}/grants", {"artifact": artifact, "purpose": "pull", "host": "h"}),
         "GET /v1/access/decision": (f"/v1/access/decision{query}&subject=person:x&verb=pull", None),
         "GET /v1/events": (f"/v1/events{query}&limit=1", None),
+        **{f"GET /v1/lookups/{name}": (f"/v1/lookups/{name}{query}&digest={artifact}", None) for name in LOOKUPS},
     }
 
 

@@ -37,10 +37,8 @@ class Output:
         if self.as_json:
             print(json.dumps({name: rows}, indent=2, default=str))
             return
-        cells = [[column.upper() for column in columns], *[[_cell(row[column]) for column in columns] for row in rows]]
-        widths = [max(len(line[at]) for line in cells) for at in range(len(columns))]
-        for line in cells:
-            print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        for line in table_lines(rows, columns):
+            print(line)
 
     def note(self, line: str) -> None:
         """Say something by the way, on stderr."""
@@ -55,6 +53,13 @@ class Output:
         else:
             # Server texts and file names may hold anything; a terminal gets printable characters only.
             print(f"modelreg: {error.title}: {printable(error.detail)}", file=sys.stderr)
+
+
+def table_lines(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[str]:
+    """Rows under their headings, in columns as wide as they need."""
+    cells = [[column.upper() for column in columns], *[[_cell(row[column]) for column in columns] for row in rows]]
+    widths = [max(len(line[at]) for line in cells) for at in range(len(columns))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
 
 
 def output_of(options: argparse.Namespace) -> Output:

@@ -22,11 +22,13 @@ from modelreg import (
     sidecar,
     signing,
     stamping,
+    wire,
 )
 from modelreg.api import Api
 from modelreg.cache import Cache
 from modelreg.commands import Output, now, output_of, receipt_line, settings_of, signer_json, size_text
 from modelreg.commands.session import connect
+from modelreg.digests import Digest
 from modelreg.durable import replace_file
 from modelreg.errors import Invalid, Misconfigured, NotFound
 from modelreg.key_uris import KeySource, KmsUri, Pkcs11Uri
@@ -60,6 +62,7 @@ def run_push(options: argparse.Namespace) -> int:
             connections_at_once=settings.connections,
             meter=bars.meter,
             stamp=stamp,
+            parents=_parents(api, options),
         )
     if pushed.left_out:
         output.note(f"left out: {', '.join(pushed.left_out)}")
@@ -216,6 +219,15 @@ def _watch(prepared: launch.Prepared, settings: Settings, heartbeat_seconds: int
             "note: this is the first process of its container, which ends every other with it: nobody will report that the "
             "runtime ended, and the load will be shown as stale; start the container with an init process (--init)"
         )
+
+
+def _parents(api: Api, options: argparse.Namespace) -> list[wire.Parent]:
+    found = []
+    for text in options.base:
+        is_digest = text.startswith(("sha256:", "blake3:"))
+        digest = Digest.parse(text) if is_digest else pull.resolve(api, parse_reference(text))
+        found.append(wire.request(wire.Parent, artifact=str(digest), relation=options.relation))
+    return found
 
 
 def _stamp(settings: Settings, api: Api, output: Output) -> Callable[[bytes], bytes | None] | None:

@@ -65,6 +65,7 @@ def begin(
         request.tags,
         parts.trust_policy(),
         timedelta(seconds=parts.settings.publication_seconds),
+        request.parents,
     )
     return wire.PublicationState(
         id=missing.attempt.id,
