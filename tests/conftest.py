@@ -120,3 +120,11 @@ def s3_store(s3_server):
         access_key_id=s3_server.access_key,
         secret_access_key=s3_server.secret_key,
     )
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def either_database(request, tmp_path):
+    """Settings for a new database of each kind."""
+    if request.param == "sqlite":
+        return {"database_url": f"sqlite:///{tmp_path / 'either.sqlite3'}"}
+    return {"database_url": request.getfixturevalue("postgres").make_database("server")}

@@ -167,11 +167,3 @@ def http_to():
 @pytest.fixture
 def publishing_to(tmp_path):
     return lambda registry: Publishing(registry, tmp_path / "models")
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def either_database(request, tmp_path):
-    """Settings for a new database of each kind."""
-    if request.param == "sqlite":
-        return {"database_url": f"sqlite:///{tmp_path / 'either.sqlite3'}"}
-    return {"database_url": request.getfixturevalue("postgres").make_database("server")}
