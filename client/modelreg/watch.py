@@ -4,7 +4,7 @@
     2. what the registry has recalled among what this store holds, and what it waits to hear from this host
     3. for each recalled artifact: stop what runs it, remove it, if asked to; then confirm. First, for it is quick
     4. files of the store, and what processes have mapped of them (`rechecking`)
-    5. everything to be said goes through the queue, in order, now or when the registry answers again
+    5. everything to be said waits as a notice, in order, now or when the registry answers again
 
 A recall holds when either says so, the registry or the signed list. A revoked *signer* stops nothing here: what they
 signed is refused at the next launch, and who wants it stopped recalls the artifacts.
@@ -42,7 +42,7 @@ from modelreg.errors import (
     Unreachable,
 )
 from modelreg.launch import SECRETS
-from modelreg.recall_queue import Message, RecallQueue
+from modelreg.notices import Message, Notices
 from modelreg.rechecking import Alteration, Held, Memory
 from modelreg.settings import Settings
 from modelreg.trust import TrustPolicy
@@ -147,7 +147,7 @@ class _Looking:
         self._settings, self._options, self._now, self._note = settings, options, now, note
         self._cache = Cache(settings.cache_dir)
         self._path = settings.state_dir / "watch.json"
-        self._queue = RecallQueue(settings.state_dir / "recalls" / pinned.folder_of(settings).name)
+        self._notices = Notices(settings.state_dir / "notices" / pinned.folder_of(settings).name)
         self._state = _read(self._path)
         self._found = Round()
         self._api: Api | None = None
@@ -179,7 +179,7 @@ class _Looking:
                 self._try(one, policy)
         self._deliver()
         _write(self._path, self._state)
-        self._found.waiting = len(self._queue)
+        self._found.waiting = len(self._notices)
         return self._found
 
     def _policy(self) -> TrustPolicy | None:
@@ -369,7 +369,7 @@ class _Looking:
 
     def _put(self, kind: str, body: dict[str, Any]) -> None:
         try:
-            self._queue.put(kind, {**body, "noticed_at": self._now.isoformat()})
+            self._notices.put(kind, {**body, "noticed_at": self._now.isoformat()})
         except TooLarge as error:
             self._note(error.detail)  # what has to be stopped is stopped all the same
 
@@ -377,7 +377,7 @@ class _Looking:
         """Say what waits, oldest first, until the registry does not answer."""
         if self._api is None:
             return
-        for message in self._queue.waiting():
+        for message in self._notices.waiting():
             try:
                 self._say(self._api, message)
             except _LATER as error:

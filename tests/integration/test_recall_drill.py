@@ -224,7 +224,7 @@ def test_offline_the_list_is_obeyed_and_what_is_to_be_said_waits_in_order(tmp_pa
         assert looked["waiting"] == 2
     finally:
         process.__exit__(None, None, None)
-    waiting = sorted(host.state.glob("recalls/*/*.json"))
+    waiting = sorted(host.state.glob("notices/*/*.json"))
     assert [json.loads(path.read_text())["body"]["state"] for path in waiting] == ["running", "holding"]
 
     with running_registry(

@@ -1,6 +1,6 @@
-"""What this machine has to say of recalls and changed files: messages in order, durable before anything relies on them.
+"""What this machine has to say to the registry and could not yet: files in order, durable before anything relies on them.
 
-    <state_dir>/recalls/<registry>/000000000012.json    {"kind": "confirmation", "body": {…}}
+    <state_dir>/notices/<registry>/000000000012.json    {"kind": "confirmation", "body": {…}}
 
 Sending is the caller's; a message is removed when it was taken, or will never be.
 """
@@ -31,7 +31,7 @@ class Message:
         sync_folder(self.path.parent)
 
 
-class RecallQueue:
+class Notices:
     """A folder of messages. One process writes it at a time."""
 
     def __init__(self, folder: Path) -> None:
