@@ -369,7 +369,7 @@ class _Looking:
 
     def _put(self, kind: str, body: dict[str, Any]) -> None:
         try:
-            self._notices.put(kind, body)
+            self._notices.put(kind, {**body, "noticed_at": self._now.isoformat()})
         except TooLarge as error:
             self._note(error.detail)  # what has to be stopped is stopped all the same
 

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, Field, StringConstraints
 
 from modelreg.canonical import MAX_INTEGER
 from modelreg.wire import ArtifactDigest, Line, RepositoryName, Wire, Word
@@ -116,12 +116,16 @@ class RecallAnswer(Wire):
 
 
 class ConfirmationRequest(Wire):
-    """What a host did with a recalled artifact. `unseen_processes` could not be looked at, so may run it."""
+    """What a host did with a recalled artifact. `unseen_processes` could not be looked at, so may run it.
+
+    `noticed_at` is the host's word for when; it may have waited for the registry since.
+    """
 
     state: HostState
     host: Word
     processes: Annotated[int, Field(ge=0, le=MAX_INTEGER)] = 0
     unseen_processes: Annotated[int, Field(ge=0, le=MAX_INTEGER)] = 0
+    noticed_at: AwareDatetime | None = None
 
 
 class RecallHost(Wire):
@@ -165,3 +169,4 @@ class AlterationReport(Wire):
     expected: Line = ""
     measured: Line = ""
     pid: Annotated[int, Field(ge=1, le=MAX_INTEGER)] | None = None
+    noticed_at: AwareDatetime | None = None

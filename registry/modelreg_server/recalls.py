@@ -14,6 +14,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy import Select, bindparam
+from sqlalchemy import select as columns
 from sqlmodel import Session, col, select
 
 from modelreg.errors import Conflict, ModelregError, NotFound, Quarantined, Revoked, TooLarge
@@ -28,6 +30,10 @@ QUARANTINE, REVOCATION = "quarantine", "revocation"
 MAX_CASCADE = 1000  # artifacts that one request recalls
 _MAX_EVENTS = 5000  # of one request: every appender waits for them
 _BATCH = 500  # bound parameters in one statement
+# Columns, and a statement made once: it is asked for every grant.
+_OPEN: Select[*tuple[Any, ...]] = columns(
+    col(Recall.id), col(Recall.kind), col(Recall.reason), col(Recall.created_at)
+).where(col(Recall.artifact_digest) == bindparam("artifact"), col(Recall.lifted_at).is_(None))
 _EVENTS = {QUARANTINE: EventType.ARTIFACT_QUARANTINED, REVOCATION: EventType.ARTIFACT_REVOKED}
 
 
@@ -58,7 +64,7 @@ def refusal(session: Session, artifact: str) -> ModelregError | None:
 
     For a decision that is recorded, call it with the log's lock held (`custody.hold`).
     """
-    row = open_recall(session, artifact)
+    row = session.connection().execute(_OPEN, {"artifact": artifact}).one_or_none()
     if row is None:
         return None
     facts = {"artifact": artifact, "recall": row.id, "reason": row.reason}

@@ -313,12 +313,12 @@ def test_without_a_right_to_ask_what_is_to_be_said_waits(world, artifact, home):
 
 
 def test_a_message_that_the_registry_will_never_take_holds_up_no_other(world, artifact, home):
-    from modelreg.outbox import Outbox
+    from modelreg.notices import Notices
 
     world("pull", "demo/m")
     look(world)
-    (folder,) = (home / ".local/state/modelreg/outbox").iterdir()
-    box = Outbox(folder)
+    (folder,) = (home / ".local/state/modelreg/notices").iterdir()
+    box = Notices(folder)
     body = {"state": "absent", "host": "h", "processes": 0, "unseen_processes": 0}
     box.put("confirmation", {**body, "artifact": artifact, "recall": str(uuid.uuid4())})
     box.put("confirmation", {**body, "artifact": artifact, "recall": None})

@@ -81,7 +81,7 @@ def check(request: models.RecallCheck, caller: Anyone, session: ReadSession) -> 
 @router.post(_RECALL + "/confirmations", status_code=201, summary="Say what this host did with a recalled artifact")
 def confirm(recall_id: IdPath, request: models.ConfirmationRequest, caller: Anyone, parts: PartsDep) -> wire.Recorded:
     """Appends `recall.confirmed`; in the name of the host whose key signed, else of the name that it claims."""
-    detail = {"processes": request.processes, "unseen_processes": request.unseen_processes}
+    detail = request.model_dump(mode="json", include={"processes", "unseen_processes", "noticed_at"}, exclude_none=True)
     index = confirmations.confirm(parts.database, caller, recall_id, request.host, request.state, detail)
     return wire.Recorded(event=index)
 
@@ -102,7 +102,7 @@ def status(recall_id: IdPath, caller: Anyone, session: ReadSession) -> models.Re
 @router.post("/v1/alterations", status_code=201, summary="Report that files changed on this host")
 def alteration(request: models.AlterationReport, caller: Anyone, parts: PartsDep) -> wire.Recorded:
     """Appends `artifact.altered`."""
-    detail = request.model_dump(exclude={"artifact", "repository", "host"}, exclude_none=True)
+    detail = request.model_dump(mode="json", exclude={"artifact", "repository", "host"}, exclude_none=True)
     index = confirmations.report_alteration(
         parts.database, caller, request.artifact, request.repository, request.host, detail
     )
