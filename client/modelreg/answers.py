@@ -25,6 +25,11 @@ class AsOf(Wire):
     answered_at: datetime
     log_size: int
 
+    @property
+    def is_now(self) -> bool:
+        """Whether no other time was asked about."""
+        return self.time == self.answered_at
+
 
 class Found(Wire):
     """An artifact that the question is about, and how what was asked led to it."""

@@ -67,9 +67,14 @@ def _safetensors_header(file: BinaryIO, head: bytes) -> dict[str, Any] | None:
 def _safetensors(header: dict[str, Any]) -> dict[str, str | int]:
     tensors = {name: value for name, value in header.items() if name != "__metadata__"}
     types = sorted({str(value.get("dtype"))[:20] for value in tensors.values() if isinstance(value, dict)})
-    found: dict[str, str | int] = {"tensors": len(tensors), "types": ", ".join(types)[:_MAX_TEXT_CHARS]}
+    found: dict[str, str | int] = {"tensors": len(tensors), "types": readable(", ".join(types))}
     metadata = header.get("__metadata__")
     if isinstance(metadata, dict):
         for name, value in sorted(metadata.items())[:_MAX_METADATA]:
-            found[f"metadata.{name[:_MAX_TEXT_CHARS]}"] = str(value)[:_MAX_TEXT_CHARS]
+            found[f"metadata.{readable(name)}"] = readable(str(value))
     return found
+
+
+def readable(text: str) -> str:
+    """A short text that is Unicode, whatever a file or a file's name holds."""
+    return text[:_MAX_TEXT_CHARS].encode("utf-8", "replace").decode()

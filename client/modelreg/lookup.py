@@ -277,7 +277,7 @@ def _measured_file(path: Path, progress: Progress | None) -> LocalFile:
     entry = hashing.hash_file(path, progress=progress)
     name, detail = formats.describe(path)
     return LocalFile(
-        path=str(path),
+        path=_unicode(path),
         size_bytes=entry.size,
         sha256=f"sha256:{entry.sha256}",
         blake3=f"blake3:{entry.blake3}",
@@ -286,10 +286,14 @@ def _measured_file(path: Path, progress: Progress | None) -> LocalFile:
     )
 
 
+def _unicode(path: Path) -> str:
+    return str(path).encode("utf-8", "replace").decode()  # a name on disk need not be any text
+
+
 def _measured_folder(path: Path, progress: Progress | None) -> LocalFile:
     manifest = manifests.build(hashing.hash_tree(path, left_out=trees.LEFT_OUT, progress=progress))
     return LocalFile(
-        path=str(path),
+        path=_unicode(path),
         size_bytes=manifest.total_bytes,
         sha256=str(manifest.digest),
         blake3=None,

@@ -1,6 +1,7 @@
 """The questions of an incident with the real CLI against a real registry."""
 
 import json
+import os
 import struct
 import uuid
 from datetime import UTC, datetime, timedelta
@@ -102,6 +103,15 @@ def test_of_a_file_that_was_never_here_the_client_still_says_what_it_is(ask, tmp
     assert code == NOTHING
     assert "was never in this registry" in out
     assert str(sha256_of(path.read_bytes())) in out
+
+
+def test_a_file_may_have_any_name_and_be_behind_a_link(ask, tmp_path, model):
+    root, pushed = model("demo/linked")
+    link = os.fsencode(tmp_path / "link-") + b"\xff"
+    os.symlink(root / "model.safetensors", link)
+    code, answer, _ = ask("trace", os.fsdecode(link))
+    assert (code, answer["found"][0]["artifact"]) == (FOUND, pushed["artifact"])
+    assert answer["local"]["path"].endswith("link-?")
 
 
 @pytest.mark.parametrize("command", ["pulls", "loaded", "lineage", "blast-radius", "signatures", "timeline"])

@@ -47,7 +47,7 @@ class Asking:
         with self.opened.reading() as session:
             sight = sight_of(session, self.caller)
             now = as_of(session, self.caller, self.at)
-            subject = subject_of(session, self.caller, sight, question, now.time)
+            subject = subject_of(session, self.caller, sight, question, now)
             return operation(session, sight, subject, now, **more)
 
     def blast(self, origin, asked, limit=10_000):
@@ -55,7 +55,7 @@ class Asking:
             sight = sight_of(session, self.caller)
             now = as_of(session, self.caller, self.at)
             if origin is origins.of_subject:
-                asked = subject_of(session, self.caller, sight, Question(digest=asked), now.time)
+                asked = subject_of(session, self.caller, sight, Question(digest=asked), now)
             return blast.blast_radius(session, sight, origin(session, sight, asked, now.time), now, limit=limit)
 
 

@@ -11,10 +11,11 @@ from sqlmodel import Session, col, or_, select
 from modelreg.answers import AsOf, Confidence, LoadedAnswer, LoadRow, LoadState, Unknown
 from modelreg_server.custody import CustodyEvent, EventType
 from modelreg_server.lookups.sight import Sight, batches
-from modelreg_server.lookups.subjects import Subject
+from modelreg_server.lookups.subjects import Subject, newest_first
 from modelreg_server.tables import RuntimeLoad
 
 MISSED_HEARTBEATS = 3  # after so many a load is stale
+_MAX_OLD = 1000  # events of releases that kept no track of loads
 _ORDER = {"running": 0, "stale": 1, "unknown": 2, "ended": 3}
 
 
@@ -42,7 +43,7 @@ def loaded(
         as_of=as_of,
         asked=subject.asked,
         found=subject.found,
-        truncated=subject.truncated or len(every) > limit,
+        truncated=subject.truncated or len(every) > limit or len(old) >= _MAX_OLD,
         unknown=unknown_of(every),
         loads=rows[:limit],
         counts=dict(Counter(row.state for row in every)),
@@ -143,7 +144,7 @@ def _row(load: RuntimeLoad, at: datetime) -> LoadRow:
 
 
 def _old_reports(session: Session, sight: Sight, artifacts: list[str], at: datetime) -> list[LoadRow]:
-    """Loads of the releases that kept no track of them: an event, and nothing since."""
+    """The newest loads of the releases that kept no track of them: an event, and nothing since."""
     found: list[LoadRow] = []
     for batch in batches(artifacts):
         tracked = select(RuntimeLoad.id).where(RuntimeLoad.event_index == CustodyEvent.index)
@@ -154,7 +155,7 @@ def _old_reports(session: Session, sight: Sight, artifacts: list[str], at: datet
             sight.covers(CustodyEvent.repository),
             ~tracked.exists(),
         )
-        for row in session.exec(query):
+        for row in session.exec(query.order_by(newest_first()).limit(_MAX_OLD - len(found))):
             assert row.artifact is not None
             found.append(
                 LoadRow(

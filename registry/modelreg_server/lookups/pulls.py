@@ -10,7 +10,7 @@ from modelreg.answers import AsOf, Confidence, PullRow, PullsAnswer, Unknown
 from modelreg_server.custody import CustodyEvent, EventType
 from modelreg_server.lookups.people import Who, behind
 from modelreg_server.lookups.sight import Sight, batches
-from modelreg_server.lookups.subjects import Subject
+from modelreg_server.lookups.subjects import Subject, newest_first
 
 GRANTED, REFUSED = EventType.ARTIFACT_GRANTED.value, EventType.ARTIFACT_REFUSED.value
 _MAX_ARRIVALS = 20_000  # reports looked through for those of one page
@@ -39,7 +39,7 @@ def pulls(
     page = select(CustodyEvent.index).where(*decided)
     if before is not None:
         page = page.where(col(CustodyEvent.index) < before)
-    indexes = list(session.exec(page.order_by(col(CustodyEvent.index).desc()).limit(limit + 1)))
+    indexes = list(session.exec(page.order_by(newest_first()).limit(limit + 1)))
     rows = rows_at(session, indexes[:limit])[::-1]
     arrived = _arrivals(session, within, rows)
     who = behind(session, rows)

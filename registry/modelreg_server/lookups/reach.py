@@ -16,6 +16,8 @@ from modelreg_server.custody import CustodyEvent, EventType
 from modelreg_server.lookups.people import principals_behind
 from modelreg_server.lookups.sight import Sight, batches
 
+_MACHINE = (col(CustodyEvent.artifact), col(CustodyEvent.verified_host), col(CustodyEvent.host))
+
 
 @dataclass
 class Tally:
@@ -46,8 +48,10 @@ def reach_of(session: Session, sight: Sight, artifacts: Iterable[str], at: datet
     """Count what was granted of these artifacts, and what arrived, by then. O(events of these artifacts)."""
     reach = Reach()
     for batch in batches(artifacts):
-        _add_grants(session, _grouped(sight, batch, EventType.ARTIFACT_GRANTED, at), reach)
-        arrived = _grouped(sight, batch, EventType.ARTIFACT_RECEIVED, at)
+        last_at = func.max(col(CustodyEvent.recorded_at)).label("last_at")
+        by = (*_MACHINE, col(CustodyEvent.principal))
+        _add_grants(session, _grouped(sight, batch, EventType.ARTIFACT_GRANTED, at, by, last_at), reach)
+        arrived = _grouped(sight, batch, EventType.ARTIFACT_RECEIVED, at, _MACHINE)
         query = select(arrived.c.verified_host, arrived.c.host, func.sum(arrived.c.events)).group_by(
             arrived.c.verified_host, arrived.c.host
         )
@@ -61,16 +65,12 @@ def reach_of(session: Session, sight: Sight, artifacts: Iterable[str], at: datet
     return reach
 
 
-def _grouped(sight: Sight, artifacts: Sequence[str], kind: EventType, at: datetime) -> CTE:
-    """Events of one type by artifact, machine and person: an ordered pass over the index, with no sorting."""
-    by = (
-        col(CustodyEvent.artifact),
-        col(CustodyEvent.verified_host),
-        col(CustodyEvent.host),
-        col(CustodyEvent.principal),
-    )
+def _grouped(
+    sight: Sight, artifacts: Sequence[str], kind: EventType, at: datetime, by: Sequence[Any], *totals: Any
+) -> CTE:
+    """Events of one type by columns in the order of the index: one pass over it, with no sorting."""
     return (
-        select(*by, func.count().label("events"), func.max(col(CustodyEvent.recorded_at)).label("last_at"))
+        select(*by, func.count().label("events"), *totals)
         .where(
             col(CustodyEvent.artifact).in_(artifacts),
             col(CustodyEvent.type) == kind.value,

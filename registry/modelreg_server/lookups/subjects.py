@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from sqlalchemy import ColumnElement
 from sqlmodel import Session, col, select
 
 from modelreg.answers import AsOf, Found
@@ -52,7 +53,7 @@ class Subject:
         return self.artifacts + asked
 
 
-def subject_of(session: Session, caller: Caller, sight: Sight, question: Question, at: datetime) -> Subject:
+def subject_of(session: Session, caller: Caller, sight: Sight, question: Question, as_of: AsOf) -> Subject:
     """Find what is meant.
 
     Raises:
@@ -63,34 +64,21 @@ def subject_of(session: Session, caller: Caller, sight: Sight, question: Questio
     if question.repository is not None:
         require(caller, Verb.AUDIT, question.repository)
     if question.digest is not None:
-        found, truncated = _by_digest(session, sight, Digest.parse(question.digest), at)
+        found, truncated = _by_digest(session, sight, Digest.parse(question.digest), as_of.time)
         return Subject(str(question), question.digest, found, truncated)
     if question.repository is None or question.tag is None:
         raise Invalid("say what to look up: digest=…, or repository=… and tag=…", field="digest")
-    artifact = tagged(session, question.repository, question.tag, at)
+    artifact = _tagged_now(session, question.repository, question.tag) if as_of.is_now else None
+    if not as_of.is_now:
+        artifact = _tagged(session, question.repository, question.tag, as_of.time)
     if artifact is None:
-        raise NotFound(f"{question.repository} had no tag {question.tag} at {at:%Y-%m-%dT%H:%M:%SZ}")
+        raise NotFound(f"{question.repository} had no tag {question.tag} at {as_of.time:%Y-%m-%dT%H:%M:%SZ}")
     return Subject(str(question), artifact, [Found(artifact=artifact, by="reference")], truncated=False)
-
-
-def tagged(session: Session, repository: str, tag: str, at: datetime) -> str | None:
-    """Where a tag pointed at a time: the log is its history."""
-    query = (
-        select(CustodyEvent.artifact)
-        .where(
-            CustodyEvent.repository == repository,
-            CustodyEvent.tag == tag,
-            CustodyEvent.type == EventType.TAG_MOVED.value,
-            col(CustodyEvent.recorded_at) <= at,
-        )
-        .order_by(col(CustodyEvent.index).desc())
-    )
-    return session.exec(query.limit(1)).first()
 
 
 def tags_at(session: Session, repository: str, artifact: str, as_of: AsOf) -> list[str]:
     """The tags of a repository that point at an artifact; for the past, those that were moved there and nowhere since."""
-    if as_of.time == as_of.answered_at:
+    if as_of.is_now:
         query = (
             select(Tag.name)
             .join(Repository, col(Repository.id) == col(Tag.repository_id))
@@ -108,7 +96,36 @@ def tags_at(session: Session, repository: str, artifact: str, as_of: AsOf) -> li
         .distinct()
     )
     names = [name for name in session.exec(moves) if name is not None]
-    return sorted(name for name in names if tagged(session, repository, name, as_of.time) == artifact)
+    return sorted(name for name in names if _tagged(session, repository, name, as_of.time) == artifact)
+
+
+def _tagged_now(session: Session, repository: str, tag: str) -> str | None:
+    query = (
+        select(Tag.artifact_digest)
+        .join(Repository, col(Repository.id) == col(Tag.repository_id))
+        .where(Repository.name == repository, Tag.name == tag)
+    )
+    return session.exec(query).one_or_none()
+
+
+def _tagged(session: Session, repository: str, tag: str, at: datetime) -> str | None:
+    """Where a tag pointed at a time: the log is its history."""
+    query = (
+        select(CustodyEvent.artifact)
+        .where(
+            CustodyEvent.repository == repository,
+            CustodyEvent.tag == tag,
+            CustodyEvent.type == EventType.TAG_MOVED.value,
+            col(CustodyEvent.recorded_at) <= at,
+        )
+        .order_by(newest_first())
+    )
+    return session.exec(query.limit(1)).first()
+
+
+def newest_first() -> ColumnElement[int]:
+    """An order that no database answers by walking the whole log backwards until it has found enough."""
+    return (col(CustodyEvent.index) + 0).desc()
 
 
 def _by_digest(session: Session, sight: Sight, digest: Digest, at: datetime) -> tuple[list[Found], bool]:

@@ -8,7 +8,7 @@ from sqlmodel import Session, and_, col, or_, select
 from modelreg_server.custody import CustodyEvent
 from modelreg_server.lookups.pulls import rows_at
 from modelreg_server.lookups.sight import Sight
-from modelreg_server.lookups.subjects import Question, Subject
+from modelreg_server.lookups.subjects import Question, Subject, newest_first
 
 
 def events_of(
@@ -42,6 +42,8 @@ def events_of(
     page = select(CustodyEvent.index).where(*within)
     if before is not None:
         page = page.where(col(CustodyEvent.index) < before)
-    indexes = list(session.exec(page.order_by(col(CustodyEvent.index).desc()).limit(limit + 1)))
+    # A repository's events lie dense in the log, an artifact's need not.
+    order = col(CustodyEvent.index).desc() if subject is None else newest_first()
+    indexes = list(session.exec(page.order_by(order).limit(limit + 1)))
     more = indexes[limit - 1] if len(indexes) > limit else None
     return rows_at(session, indexes[:limit]), total, more

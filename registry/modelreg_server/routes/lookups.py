@@ -45,7 +45,7 @@ class Asked:
     @property
     def subject(self) -> Subject:
         """The artifacts that are meant."""
-        return subject_of(self.session, self.caller, self.sight, self.question, self.as_of.time)
+        return subject_of(self.session, self.caller, self.sight, self.question, self.as_of)
 
 
 def _asked(
