@@ -18,15 +18,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import psycopg
 from sqlalchemy import Connection, CursorResult, Engine, Table, create_engine, event, inspect, text
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DisconnectionError, OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlmodel import Session, SQLModel
 
 from modelreg.errors import Misconfigured, RecordUnavailable
 
 _BUSY_SECONDS = 30
+_PING_IDLE_SECONDS = 1.0
 _TURN_POLL_SECONDS = 0.001  # waited for by one thread of each process; a commit takes longer
 _INSERT_BATCH = 500  # rows a statement; both databases limit bound parameters to 32,766
 
@@ -65,7 +67,7 @@ def connect(url: str, pool_size: int = 40) -> Database:
     Raises:
         Misconfigured: unreachable, or SQLite without WAL and synchronous=FULL.
     """
-    engine = create_engine(url, pool_size=pool_size, max_overflow=0, pool_pre_ping=not url.startswith("sqlite"))
+    engine = create_engine(url, pool_size=pool_size, max_overflow=0)
     if engine.dialect.name == "sqlite":
         if engine.url.database:
             Path(engine.url.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -77,6 +79,8 @@ def connect(url: str, pool_size: int = 40) -> Database:
         event.listen(engine, "connect", _configure_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     else:
+        event.listen(engine, "checkin", _note_use)
+        event.listen(engine, "checkout", _ping_if_idle)
         event.listen(engine, "begin", _begin_postgresql)
     try:
         with engine.connect() as connection:
@@ -167,8 +171,23 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 def _begin_postgresql(connection: Connection) -> None:
-    if not _writes(connection):
-        connection.exec_driver_sql("SET TRANSACTION READ ONLY")
+    driver: psycopg.Connection[Any] = connection.connection.driver_connection  # type: ignore[assignment]
+    driver.read_only = not _writes(connection)  # said with the BEGIN that goes before the first statement
+
+
+def _note_use(_connection: Any, record: ConnectionPoolEntry) -> None:
+    record.info["used_at"] = time.monotonic()
+
+
+def _ping_if_idle(connection: Any, record: ConnectionPoolEntry, _proxy: object) -> None:
+    """A connection that rested may be dead. Asking every time would cost as much as a query."""
+    if time.monotonic() - record.info.get("used_at", time.monotonic()) < _PING_IDLE_SECONDS:
+        return
+    try:
+        connection.execute("")
+        connection.rollback()
+    except psycopg.OperationalError as error:
+        raise DisconnectionError from error
 
 
 def _require_durable(connection: Connection) -> None:
