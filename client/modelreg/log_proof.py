@@ -68,7 +68,8 @@ def verify(
     Raises:
         ReceiptMissing, LogNotIntact, LogUnwitnessed, LogRolledBack, LogForked, ReceiptMismatch: as above.
     """
-    found = _proven(untrusted_receipt, trusted, expected.repository)  # a. b. c.
+    raw = untrusted_receipt.encode("utf-8", "surrogatepass") if untrusted_receipt is not None else None
+    found = _proven(raw, trusted, expected.repository)  # a. b. c.
     _require_continues(found.checkpoint, newest, untrusted_consistency)  # d.
     # e. Everything that was asked, and the answer's own words about itself.
     if found.index != index:
@@ -124,21 +125,20 @@ def verify_kept(
     Raises:
         ReceiptMissing, LogNotIntact, LogUnwitnessed, LogForked, ReceiptMismatch: as above.
     """
-    text = untrusted_receipt.decode("ascii", "replace") if untrusted_receipt is not None else None
-    found = _proven(text, trusted, repository)
+    found = _proven(untrusted_receipt, trusted, repository)
     if newest is not None and newest.size == found.checkpoint.size and newest.root != found.checkpoint.root:
         raise LogForked(f"the kept receipt is of another log of {newest.size} entries than this machine has seen")
     found.require(type=GRANTED, repository=repository, artifact=str(artifact))
     return found
 
 
-def _proven(untrusted: str | None, trusted: LogTrust, repository: str) -> VerifiedEntry:
+def _proven(untrusted: bytes | None, trusted: LogTrust, repository: str) -> VerifiedEntry:
     if not untrusted:
         raise ReceiptMissing(
             f"the trust policy pins the custody log {trusted.origin}, and there is no receipt for {repository}; pull again, "
             "and if the registry sends none tell its operators"
         )
-    return receipts.verify(untrusted.encode("utf-8", "surrogatepass"), trusted)
+    return receipts.verify(untrusted, trusted)
 
 
 def _require_continues(checkpoint: Checkpoint, newest: Checkpoint | None, untrusted_proof: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ aside like one that is refused, so that it does not hold up the others.
 import fcntl
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -26,6 +27,7 @@ MAX_QUEUED = 10_000
 RESERVED = 1_000  # of them for ends of loads: who was allowed to start must be able to say that it ended
 MAX_REPORT_BYTES = 16 * 1024
 MAX_REJECTED = 1_000  # the newest; older ones are removed
+ADD_SECONDS = 30.0  # for another command that adds one; that takes milliseconds
 
 Kind = Literal["received", "loaded", "unloaded"]
 # Trying again later may help: the registry is away, its log is, or this machine's credential is not in order.
@@ -98,7 +100,11 @@ class Outbox:
         raw = queued.dump()
         if len(raw) > MAX_REPORT_BYTES:
             raise RecordUnavailable(f"a report of {len(raw)} bytes; the limit of the queue is {MAX_REPORT_BYTES}")
-        with self._locked("add"):
+        with self._locked("add") as held:
+            if not held:
+                raise RecordUnavailable(
+                    f"another modelreg command holds {self.folder / 'add.lock'} and does not let go"
+                )
             names = self._names()
             if len(names) >= MAX_QUEUED - (0 if queued.kind == "unloaded" else RESERVED):
                 raise RecordUnavailable(
@@ -111,8 +117,8 @@ class Outbox:
             replace_file(self.folder / "last", path.stem.encode(), mode=0o600)
         return path
 
-    def deliver(self, send: Callable[[Queued], object]) -> Delivered:
-        """Send what waits, oldest first, and remove what was recorded. One process at a time; the others leave it to that.
+    def deliver(self, send: Callable[[Queued], object], *, wait_seconds: float = 0.0) -> Delivered:
+        """Send what waits, oldest first, and remove what was recorded. One process at a time; others wait so long for it.
 
         `send` raises what the registry answers. A refusal for good sets the report aside with its reason; trouble that may
         pass stops the delivery, so that the order stays. What does not hold of an answer stops it too.
@@ -120,7 +126,7 @@ class Outbox:
         sent = rejected = 0
         if not self.folder.is_dir() or not self._names():
             return Delivered()
-        with self._locked("deliver", wait=False) as held:
+        with self._locked("deliver", wait_seconds) as held:
             if not held:
                 return Delivered(left=len(self), stopped="another command delivers them now")
             for name in self._names():
@@ -171,16 +177,22 @@ class Outbox:
             old.with_suffix(".reason").unlink(missing_ok=True)
 
     @contextmanager
-    def _locked(self, what: str, *, wait: bool = True) -> Iterator[bool]:
+    def _locked(self, what: str, wait_seconds: float = ADD_SECONDS) -> Iterator[bool]:
         """Adding and delivering have a lock each: what is to be told now must not wait for a registry that is slow."""
         make_folder(self.folder)
         fd = os.open(self.folder / f"{what}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-                held = True
-            except BlockingIOError:
-                held = False
+            until = time.monotonic() + wait_seconds
+            while not (held := _taken(fd)) and time.monotonic() < until:
+                time.sleep(0.05)
             yield held
         finally:
             os.close(fd)
+
+
+def _taken(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

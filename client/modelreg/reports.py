@@ -118,6 +118,8 @@ def send_or_queue(
         return None
 
 
-def deliver(api: Api, policy: TrustPolicy, machine: Machine) -> Delivered:
+def deliver(api: Api, policy: TrustPolicy, machine: Machine, *, wait_seconds: float = 0.0) -> Delivered:
     """Send what waits, in order."""
-    return machine.outbox.deliver(lambda queued: send(api, policy, queued, state_dir=machine.state_dir))
+    return machine.outbox.deliver(
+        lambda queued: send(api, policy, queued, state_dir=machine.state_dir), wait_seconds=wait_seconds
+    )

@@ -36,7 +36,7 @@ def of_command(command: Sequence[str], search_path: str | None) -> Runtime | Non
             return _distribution(path, module.split(".")[0]) if module else None
         interpreter = _interpreter_of(path)
         return _distribution_of_script(interpreter, path.name) if interpreter else None
-    except (OSError, ValueError, LookupError):
+    except (OSError, ValueError, LookupError, TypeError):  # TypeError: metadata without a name or without a file
         return None
 
 
@@ -80,7 +80,7 @@ def _distribution_of_script(interpreter: Path, script: str) -> Runtime | None:
 
 
 def _runtime(found: metadata.Distribution) -> Runtime | None:
-    name, version = found.metadata["Name"], found.version
+    name, version = str(found.metadata["Name"] or ""), str(found.version or "")
     if not (_PRINTABLE.fullmatch(name) and _PRINTABLE.fullmatch(version)):
         return None
     return Runtime(name, version)

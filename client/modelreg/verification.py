@@ -11,7 +11,9 @@
 5. Signer identity allowed for this repository by an exact or anchored-glob rule; no rule refuses.
 6. Not revoked (artifact, signer, key, certificate; from a time on), not quarantined; list and policy not stale.
 7. Statement ↔ manifest: same names, sizes and digests; the artifact digest is the one asked for.
-8. Log: receipt consistent with the newest checkpoint seen. Comes with the custody log's proofs; not performed here.
+8. Log: the receipt shows the grant in the pinned custody log, which continues the newest checkpoint this machine has
+   seen. Performed by `log_proof`, which `grants` calls before a byte is asked for; `verify_kept` for what is kept. Here it
+   would need what a machine remembers; a caller that was not granted anything (a folder, a foreign bundle) has no step 8.
 9. Bytes: every chunk equals its digest, nothing missing, nothing extra. The **caller must** do this, with
    `hashing.check_files` or `transfer`, before a byte is used; both take what this module returns.
 

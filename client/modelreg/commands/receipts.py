@@ -66,7 +66,8 @@ def run_report(options: argparse.Namespace) -> int:
 
     settings, output = settings_of(options), output_of(options)
     machine = reports.machine_of(settings)
-    delivered = reports.deliver(connect(settings), pinned.policy_of(settings, output.note), machine)
+    policy = pinned.policy_of(settings, output.note)
+    delivered = reports.deliver(connect(settings), policy, machine, wait_seconds=60.0)
     aside = f"; {delivered.rejected} refused and set aside in {machine.outbox.folder / 'rejected'}"
     output.result(
         {
