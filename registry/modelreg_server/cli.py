@@ -88,7 +88,7 @@ def _init(options: argparse.Namespace) -> None:
     with opened.reading() as session:
         log_copies.publish(session, copies, 0)
     print("The custody log's key, for `modelreg trust init --log` or the [log] table of the trust policy:")
-    print(log_keys.verifier_of(log_keys.open_signer(settings, opened)))
+    print(copies.key)
     print("The admin token, shown once and valid for an hour; issue named ones with it (`modelreg token create`):")
     print(text)
 
