@@ -212,10 +212,23 @@ def _looking(
     tag.add_argument("new", nargs="?", metavar="TAG", help="the tag to point at REF")
     tag.set_defaults(run="looking:run_tag")
 
-    log = commands.add_parser("log", parents=[common], help="custody events: who pushed, pulled, loaded what")
-    log.add_argument("reference", nargs="?", metavar="REF", help="a repository, an artifact, or its bare digest")
+    log = commands.add_parser(
+        "log", parents=[common], help="custody events: who pushed, pulled, loaded what; verify them"
+    )
+    log.add_argument(
+        "reference",
+        nargs="?",
+        metavar="REF|verify",
+        help="a repository, an artifact, its digest; or `verify` the whole log",
+    )
     log.add_argument("--type", action="append", default=[], help="only this type, such as artifact.loaded")
     log.add_argument("--limit", type=int, default=100, help="the newest so many")
+    log.add_argument(
+        "--copies",
+        type=Path,
+        metavar="DIR",
+        help="with `verify`: a copy of the bucket's log/ORIGIN instead of the registry",
+    )
     log.set_defaults(run="looking:run_log")
 
     config = commands.add_parser("config", help="the client's settings")

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from modelreg import __version__
 from modelreg.errors import Misconfigured, ModelregError
-from modelreg_server import database, log_commands, log_copies, log_keys, migrations, sweeping, workers
+from modelreg_server import database, log_commands, log_copies, migrations, sweeping, workers
 from modelreg_server.app import create_app, open_log, open_store
 from modelreg_server.custody import Actor
 from modelreg_server.identity import EVERYWHERE, Scope, Verb, tokens
@@ -93,7 +93,7 @@ def _init(options: argparse.Namespace) -> None:
     with opened.reading() as session:
         log_copies.publish(session, copies, 0)
     print("The custody log's key, for `modelreg trust init --log` or the [log] table of the trust policy:")
-    print(log_keys.verifier_of(log_keys.open_signer(settings, opened)))
+    print(copies.key)
     print("The admin token, shown once and valid for an hour; issue named ones with it (`modelreg token create`):")
     print(text)
 

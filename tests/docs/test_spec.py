@@ -15,7 +15,8 @@ from support.sigstore_local import LocalSigstore
 ROOT = Path(__file__).resolve().parents[2]
 VECTORS = ROOT / "tests" / "vectors"
 PAGES = {
-    name: (ROOT / "docs" / "spec" / f"{name}.md") for name in ("manifest", "signature", "trust-policy", "verification")
+    name: (ROOT / "docs" / "spec" / f"{name}.md")
+    for name in ("manifest", "signature", "trust-policy", "verification", "custody-log")
 }
 
 WORKED = re.compile(r"<!-- worked: ([a-z0-9-]+) ?([^>]*?) ?-->\n```\w*\n(.*?)\n```", re.DOTALL)
@@ -32,6 +33,12 @@ def expected(kind, words):
     match kind:
         case "bytes":
             return raw.decode()
+        case "text":
+            return raw.decode().replace("\n", "")
+        case "leaf":
+            return hashlib.sha256(b"\0" + raw).hexdigest()
+        case "commitment":
+            return json.loads(raw)["commitment"]
         case "hex":
             return raw.hex()
         case "sha256":

@@ -169,7 +169,7 @@ def drill(registry, operator, oncall, hosts, base, tuned, tmp_path):
         assert oncall.json("recall", "status", reference)["unsettled"] == 0
 
     # 6. The record of it all is intact, and one command lists it.
-    # LOGVERIFY oncall("log", "verify")
+    oncall("log", "verify")
     types = [event["type"] for event in oncall.json("timeline", f"demo/base@{base}", expect=40)["events"]]
     for wanted in ("published", "granted", "received", "loaded", "altered", "quarantined"):
         assert f"artifact.{wanted}" in types

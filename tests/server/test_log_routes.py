@@ -137,3 +137,40 @@ def test_the_checkpoint_is_plain_text_and_not_kept_by_caches(long, http_to):
     answer = http_to(long.url)("GET", "/v1/log/checkpoint", long.token())
     assert answer.headers["content-type"] == "text/plain; charset=utf-8"
     assert answer.headers["cache-control"] == "no-store"
+
+
+def test_an_auditor_verifies_the_whole_log_from_the_registry_and_from_its_copies(own_registry, tmp_path):
+    from modelreg_server import log_copies
+    from support.registry import cli
+
+    registry = own_registry
+    signer = registry.parts.database.log_signer
+    policy = registry.trust.policy_path
+    env = registry.environment(tmp_path / "home")
+    assert cli("log", "verify", env=env).returncode == 1  # nothing is pinned
+    table = f'\n[log]\norigin = "{signer.origin}"\nkeys = ["{log_keys.verifier_of(signer)}"]\n'
+    policy.write_text(policy.read_text().replace("version = 1", "version = 2") + table)
+    with registry.parts.database.writing() as session, session.begin():
+        for number in range(300):
+            event = Event(EventType.TAG_MOVED, detail={"n": number})
+            custody.append(session, Actor("person:a", None), event, datetime.now(UTC))
+
+    verified = cli("log", "verify", "--json", env=env)
+    assert verified.returncode == 0, verified.stderr
+    assert f'"log": "{signer.origin}"' in verified.stdout
+    denied = cli(
+        "log", "verify", env=registry.environment(tmp_path / "other", registry.token("person:o", "pull:demo/*"))
+    )
+    assert denied.returncode == 30
+
+    copies = log_copies.Copies(registry.parts.store, signer)
+    with registry.parts.database.reading() as session:
+        log_copies.publish(session, copies, 0)
+    folder = registry.parts.settings.data_dir / copies.folder
+    copied = {**env, "MODELREG_REGISTRY": "http://127.0.0.1:1"}
+    assert cli("log", "verify", "--copies", folder, env=copied).returncode == 0
+    bundle = folder / "tile" / "entries" / "000"
+    bundle.write_bytes(bundle.read_bytes().replace(b'"n":17}', b'"n":71}'))
+    altered = cli("log", "verify", "--copies", folder, env=copied)
+    assert altered.returncode == 32
+    assert "entry " in altered.stderr

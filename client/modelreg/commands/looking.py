@@ -78,7 +78,11 @@ def run_tag(options: argparse.Namespace) -> int:
 
 
 def run_log(options: argparse.Namespace) -> int:
-    """`modelreg log [REF]`: custody events, oldest first."""
+    """`modelreg log [REF]`: custody events, oldest first; `modelreg log verify` is another command."""
+    if options.reference == "verify":  # no repository is called so: they have two parts
+        from modelreg.commands import auditing  # noqa: PLC0415
+
+        return auditing.run_log_verify(options)
     api, output = connect(settings_of(options)), output_of(options)
     repository: str | None = None
     artifact: Digest | None = None
