@@ -12,7 +12,6 @@ import numpy
 import pytest
 from safetensors.numpy import save_file
 
-from modelreg_server import log_keys
 from support.distribution import Operator
 from support.registry import cli, look_at_output, running_registry
 
@@ -82,10 +81,7 @@ def stop(process):
 def test_the_incident_drill(tmp_path, either_database):
     with running_registry(tmp_path / "registry", **either_database) as registry:
         operator = Operator(registry, tmp_path / "repo")
-        log_key = log_keys.verifier_of(registry.parts.database.log_signer)
         policy = operator.policy_text()
-        if "[log]" not in policy:
-            policy += f'\n[log]\norigin = "{log_key.name}"\nkeys = ["{log_key}"]\n'
         operator.stage(trust=policy, revocations=operator.list_text())
         operator.publish()
 

@@ -51,7 +51,9 @@ class Operator:
 
     def policy_text(self, version: int = 1) -> str:
         root = self.registry.trust.root.certificate
-        text = _policy_text(root, ["demo/*"], ["email:*@demo.example"], utc_now(), distributed=True)
+        text = _policy_text(
+            root, ["demo/*"], ["email:*@demo.example"], utc_now(), distributed=True, log=[self.registry.trust.log_vkey]
+        )
         return text.replace("version = 1", f"version = {version}", 1)
 
     def stage(self, **files: str | bytes) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import uvicorn
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from modelreg import connections, pki, signing, trust, wire
+from modelreg import connections, notes, pki, signing, trust, wire
 from modelreg.api import Api
 from modelreg.cache import Cache
 from modelreg.commands.trusting import _policy_text
@@ -38,7 +38,7 @@ QUIET = lambda _label, _total: lambda _count: None  # noqa: E731
 
 @dataclass
 class Trust:
-    """A PKI made for one test run, a signer it issued, and the policy file that pins it (repositories `demo/*`)."""
+    """A PKI and a log key made for one test run, a signer, and the policy file that pins them (repositories `demo/*`)."""
 
     folder: Path
     made_at: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -46,6 +46,7 @@ class Trust:
     root: pki.Issuer = field(init=False)
     intermediate: pki.Issuer = field(init=False)
     leaf: pki.Issuer = field(init=False)
+    log_key: Ed25519PrivateKey = field(init=False)
 
     def __post_init__(self) -> None:
         now = self.made_at
@@ -58,11 +59,25 @@ class Trust:
         self.tsa_chain_path.write_bytes(
             pki.certificate_pem(tsa.certificate) + pki.certificate_pem(self.intermediate.certificate)
         )
-        self.policy_path.write_text(_policy_text(self.root.certificate, ["demo/*"], ["email:*@demo.example"], now))
+        self.log_key = Ed25519PrivateKey.generate()
+        self.log_key_path.write_bytes(pki.private_pem(self.log_key))
+        self.policy_path.write_text(
+            _policy_text(self.root.certificate, ["demo/*"], ["email:*@demo.example"], now, log=[self.log_vkey])
+        )
         self.key_path.write_bytes(pki.private_pem(self.leaf.private_key))
         self.chain_path.write_bytes(
             pki.certificate_pem(self.leaf.certificate) + pki.certificate_pem(self.intermediate.certificate)
         )
+
+    @property
+    def log_key_path(self) -> Path:
+        return self.folder / "log.key.pem"
+
+    @property
+    def log_vkey(self) -> str:
+        """What policies pin of the custody log of a registry that runs with this trust."""
+        origin = log_keys.default_origin(self.log_key)
+        return str(notes.key_of(origin, notes.ED25519, self.log_key.public_key()))
 
     @property
     def policy_path(self) -> Path:
@@ -204,6 +219,7 @@ def running_registry(
         trusted.policy_path.write_text(policy(trusted))
     if tsa:
         settings = {"tsa_key": trusted.tsa_key_path, "tsa_certificate": trusted.tsa_chain_path, **settings}
+    settings = {"log_key": trusted.log_key_path, **settings}
     built = Settings(**{"data_dir": folder / "data", "trust_policy": trusted.policy_path, "port": 0, **settings})
     opened = database.connect(built.resolved_database_url)
     migrations.migrate(opened.engine)
@@ -238,6 +254,7 @@ class RegistryProcess:
             **kept,
             "MODELREG_DATA_DIR": str(folder / "data"),
             "MODELREG_TRUST_POLICY": str(self.trust.policy_path),
+            "MODELREG_LOG_KEY": str(self.trust.log_key_path),
             **(environment or {}),
         }
         self._log = (folder / "server.log").open("ab")
