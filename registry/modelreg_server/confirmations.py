@@ -290,6 +290,9 @@ def _standings(session: Session, row: Recall, only: HostKey | None = None) -> di
     for confirmation in session.exec(said):
         standing = at(confirmation.host, verified=confirmation.verified)
         standing.confirmation = confirmation
+        if confirmation.state != "running" and not _overtaken(confirmation, standing) and standing.running:
+            # A load whose end nobody reported: the host looked, and it is not there any more.
+            standing.running, standing.exposure = 0, "loaded"
         standing.settled = confirmation.state in _SETTLING[row.kind] and not _overtaken(confirmation, standing)
     return found
 

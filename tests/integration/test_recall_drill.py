@@ -135,9 +135,9 @@ def test_a_quarantine_stops_what_runs_and_the_host_says_so(host, artifact, tmp_p
             assert "odd answers" in refused.stderr
         status = host.json("recall", "status", "demo/m", "--json", expect=40)
         assert (status["schema"], status["unsettled"]) == ("modelreg/recall-status/v1", 1)
-        assert [(row["host"], row["exposure"], row["verified"]) for row in status["hosts"]] == [
-            ("gpu-1", "loaded", False)
-        ]
+        (row,) = status["hosts"]
+        assert (row["host"], row["verified"]) == ("gpu-1", False)
+        assert row["exposure"] in {"loaded", "running"}
 
         looked = host.watch(expect=21)
         (item,) = looked["recalled"]

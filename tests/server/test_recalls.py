@@ -405,6 +405,18 @@ def test_status_lists_who_may_have_it_worst_first_until_all_have_confirmed(regis
     assert api.recall_status(row.id).unsettled == 0
 
 
+def test_a_load_whose_end_nobody_reported_is_over_when_the_host_looked(registry, api, artifact):
+    load(registry, artifact, "h", at=datetime.now(UTC) - timedelta(minutes=5))
+    row = recall(api, artifact).artifacts[0].recall
+    found = api.recall_status(row.id).hosts[0]
+    assert (found.exposure, found.running) == ("running", 1)
+    confirm(api, row.id, "running", "h")
+    assert api.recall_status(row.id).hosts[0].running == 1
+    confirm(api, row.id, "holding", "h")
+    found = api.recall_status(row.id).hosts[0]
+    assert (found.exposure, found.running, found.settled) == ("loaded", 0, True)
+
+
 def test_for_a_quarantine_keeping_the_bytes_is_enough_and_running_them_is_not(registry, api, artifact):
     ask(api, artifact, "h")
     row = recall(api, artifact).artifacts[0].recall
