@@ -69,7 +69,7 @@ def test_where_nothing_leads_there_is_no_consistency_proof(served, known_size):
 
 
 def test_a_known_size_that_is_no_size_is_refused(served):
-    registry, _trusted, artifact = served
+    _registry, _trusted, artifact = served
     from modelreg.errors import Invalid
 
     for size in (-1, 2**63):
