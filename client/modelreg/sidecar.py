@@ -63,7 +63,7 @@ def start(job: Mapping[str, Any], environment: Mapping[str, str]) -> bool:
         if name in _PLAIN or (name.startswith(_CLIENT_PREFIXES) and name not in _SIGNING)
     }
     plain = {name: value for name, value in environment.items() if name in _PLAIN or name.startswith("PYTHON")}
-    command = [sys.executable, "-m", "modelreg.sidecar"]
+    command = [sys.executable, "-P", "-m", "modelreg.sidecar"]  # -P: not from the folder we are in
     try:
         done = subprocess.run(  # noqa: S603  # our own interpreter
             command,
@@ -135,7 +135,7 @@ def _send(job: Mapping[str, Any], message: Mapping[str, Any], seconds: float) ->
     """One message by a process of its own: its memory is given back, and what goes wrong in it ends there."""
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
         subprocess.run(
-            [sys.executable, "-m", "modelreg.heartbeats"],
+            [sys.executable, "-P", "-m", "modelreg.heartbeats"],
             input=json.dumps({**job, **message}).encode(),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

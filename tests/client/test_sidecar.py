@@ -45,6 +45,7 @@ def launched(tmp_path, registry):
         ]
         process = subprocess.Popen(
             command,
+            cwd=tmp_path,
             env={**env, **more},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -62,8 +63,6 @@ def launched(tmp_path, registry):
         if process.poll() is None:
             process.kill()
         process.communicate()
-    for pid in sidecars(tmp_path):
-        os.kill(pid, signal.SIGKILL)
 
 
 def rows(registry):
@@ -71,16 +70,20 @@ def rows(registry):
         return list(session.exec(select(RuntimeLoad)))
 
 
-def sidecars(home):
-    """Sidecars whose working directory or standard input tells that they are of this test: those of this session's user."""
+def sidecars(folder):
+    """Sidecars that were started in this folder. Only root may look: they are not dumpable."""
     found = []
-    for folder in Path("/proc").iterdir():
+    for process in Path("/proc").iterdir():
         try:
-            if folder.name.isdecimal() and b"modelreg.sidecar" in (folder / "cmdline").read_bytes():
-                found.append(int(folder.name))
+            named = process.name.isdecimal() and b"modelreg.sidecar" in (process / "cmdline").read_bytes()
+            if named and os.readlink(process / "cwd") == str(folder):
+                found.append(int(process.name))
         except OSError:
             continue
     return found
+
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may look at a process that is not dumpable")
 
 
 def wait_for(condition, seconds=30.0):
@@ -114,7 +117,7 @@ def test_the_runtime_keeps_its_process_id_and_its_end_is_recorded_with_its_statu
 
 def test_heartbeats_come_while_it_runs_and_a_killed_runtime_is_reported_as_such(launched, registry):
     start, _, load = launched
-    process = start("sleep 100", "--heartbeat", "1")
+    process = start("exec sleep 100", "--heartbeat", "1")
     row = wait_for(load)
     seen = wait_for(lambda: load() if load().last_seen_at > row.loaded_at else None)
     wait_for(lambda: load().last_seen_at > seen.last_seen_at)
@@ -125,20 +128,19 @@ def test_heartbeats_come_while_it_runs_and_a_killed_runtime_is_reported_as_such(
     assert ended.end_reason == "ended by signal 9"
 
 
-def test_the_sidecar_is_nobodys_child_small_and_shows_no_secret(launched):
+@as_root
+def test_the_sidecar_is_nobodys_child_small_and_shows_no_secret(launched, tmp_path):
     start, env, load = launched
-    process = start("sleep 100", "--heartbeat", "3600")
+    process = start("exec sleep 100", "--heartbeat", "3600")
     wait_for(load)
-    pid = wait_for(lambda: next((found for found in sidecars(None) if parent_of(found) != process.pid), None))
+    wait_for(lambda: [found for found in sidecars(tmp_path) if parent_of(found) != process.pid])
+    [pid] = sidecars(tmp_path)
 
-    wait_for(lambda: Path(f"/proc/{process.pid}/cmdline").read_bytes().startswith(b"sh\0"))
-    assert Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split() in (
-        [], [str(child) for child in children_named(process.pid, "sleep")]
-    )  # fmt: skip
+    wait_for(lambda: Path(f"/proc/{process.pid}/cmdline").read_bytes().startswith(b"sleep\0"))
+    assert Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split() == []
     assert os.getsid(pid) != os.getsid(process.pid)
     assert env["MODELREG_TOKEN"].encode() not in Path(f"/proc/{pid}/cmdline").read_bytes()
-    if os.geteuid() == 0:  # others may not even open it
-        assert env["MODELREG_TOKEN"].encode() not in Path(f"/proc/{pid}/environ").read_bytes()
+    assert env["MODELREG_TOKEN"].encode() not in Path(f"/proc/{pid}/environ").read_bytes()
     assert os.stat(f"/proc/{pid}/environ").st_uid == 0, "not dumpable: its memory is root's"
     status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line)
     assert int(status["VmRSS"].split()[0]) < 32 * 1024
@@ -161,19 +163,14 @@ def parent_of(pid):
         return -1
 
 
-def children_named(pid, name):
-    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(child) for child in found if Path(f"/proc/{child}/comm").read_text().strip() == name]
-
-
-def test_without_heartbeats_nothing_stays_behind(launched):
+@as_root
+def test_without_heartbeats_nothing_stays_behind(launched, tmp_path):
     start, _, load = launched
-    before = set(sidecars(None))
-    process = start("sleep 100", "--no-heartbeat")
+    process = start("exec sleep 100", "--no-heartbeat")
     row = wait_for(load)
     assert row.heartbeat_seconds is None
-    wait_for(lambda: Path(f"/proc/{process.pid}/cmdline").read_bytes().startswith(b"sh\0"))
-    assert set(sidecars(None)) <= before
+    wait_for(lambda: Path(f"/proc/{process.pid}/cmdline").read_bytes().startswith(b"sleep\0"))
+    assert sidecars(tmp_path) == []
 
 
 def test_a_program_that_does_not_start_is_not_said_to_run(launched, registry, tmp_path):
@@ -199,8 +196,10 @@ def test_an_end_that_cannot_be_told_is_queued_and_told_by_the_next_command(tmp_p
         (model / "weights.bin").write_bytes(b"w")
         assert cli("push", model, "demo/m", env=env).returncode == 0
         command = [sys.executable, "-m", "modelreg.cli", "launch", "--heartbeat", "3600", "demo/m", "--"]
-        process = subprocess.Popen([*command, "sh", "-c", "sleep 100", "{model}"], env=env, stderr=subprocess.DEVNULL)
-        wait_for(lambda: Path(f"/proc/{process.pid}/cmdline").read_bytes().startswith(b"sh\0"))
+        process = subprocess.Popen(
+            [*command, "sh", "-c", "exec sleep 100", "{model}"], env=env, stderr=subprocess.DEVNULL
+        )
+        wait_for(lambda: Path(f"/proc/{process.pid}/cmdline").read_bytes().startswith(b"sleep\0"))
         server.kill()
         process.kill()
         process.wait(20)
@@ -229,3 +228,32 @@ def test_a_sidecar_that_starts_when_the_registry_does_not_answer_does_not_hold_u
         assert done.returncode == 0, done.stderr
         assert time.monotonic() - started < 30
         wait_for(lambda: [row for row in rows(registry) if row.ended_at])
+
+
+def test_it_is_started_without_secrets_and_imports_nothing_from_the_working_directory(tmp_path, monkeypatch):
+    """A folder that a stranger filled must not become part of a process that holds a token."""
+    from modelreg import sidecar
+
+    (tmp_path / "modelreg").mkdir()
+    (tmp_path / "modelreg" / "__init__.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.chdir(tmp_path)
+    seen = {}
+    real = subprocess.run
+
+    def run(command, **more):
+        seen.update(command=command, **more)
+        return real(command, **{**more, "input": b"not json"})
+
+    monkeypatch.setattr(subprocess, "run", run)
+    environment = {
+        **os.environ, "MODELREG_TOKEN": "canary-1", "MODELREG_KEY_PASSWORD": "canary-2", "OPENAI_API_KEY": "canary-3",
+        "ACTIONS_ID_TOKEN_REQUEST_TOKEN": "canary-4",
+    }  # fmt: skip
+    assert not sidecar.start({"load": "x"}, environment), "its job was no JSON"
+    assert not (tmp_path / "ran").exists()
+    for place in (" ".join(seen["command"]), str(seen["env"])):
+        assert "canary" not in place
+    assert b"canary-1" in seen["input"]
+    assert b"canary-4" in seen["input"], "a workload's way to a new token"
+    assert b"canary-2" not in seen["input"]
+    assert b"canary-3" not in seen["input"]
