@@ -399,7 +399,7 @@ def test_status_lists_who_may_have_it_worst_first_until_all_have_confirmed(regis
     # Bytes that are kept are not settled where they will never be used again.
     assert [(h.host, h.state, h.settled) for h in found.hosts][:2] == [
         ("pulled", "holding", False),
-        ("runs", "removed", True),
+        ("loaded", "removed", True),
     ]
     confirm(api, row.id, "removed", "pulled")
     assert api.recall_status(row.id).unsettled == 0
