@@ -186,6 +186,13 @@ def _trust(commands: "Commands", common: argparse.ArgumentParser) -> None:
         "--identity", action="append", required=True, metavar="GLOB", help="who may sign: email:… or uri:…"
     )
     init.add_argument(
+        "--log",
+        action="append",
+        default=[],
+        metavar="VKEY",
+        help="pin a custody log: what `modelreg-server init` printed",
+    )
+    init.add_argument(
         "--password", action="store_true", help="encrypt the private keys (asks, or MODELREG_KEY_PASSWORD)"
     )
     init.add_argument(

@@ -80,7 +80,8 @@ def _init(options: argparse.Namespace) -> None:
     settings = _settings(options)
     opened = database.connect(settings.resolved_database_url)
     migrations.migrate(opened.engine)
-    opened = replace(opened, log_signer=log_keys.open_signer(settings, opened))
+    signer = log_keys.open_signer(settings, opened)
+    opened = replace(opened, log_signer=signer)
     now = datetime.now(UTC)
     actor = Actor("server:init", None)
     with opened.writing() as session, session.begin():
@@ -90,6 +91,8 @@ def _init(options: argparse.Namespace) -> None:
         text, _row = tokens.issue(
             session, actor, principal="person:admin", scopes=scopes, lifetime=_ADMIN_TOKEN_LIFETIME, now=now
         )
+    print("The custody log's key, for `modelreg trust init --log` or the [log] table of the trust policy:")
+    print(log_keys.verifier_of(signer))
     print("The admin token, shown once and valid for an hour; issue named ones with it (`modelreg token create`):")
     print(text)
 

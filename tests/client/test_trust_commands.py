@@ -1,13 +1,16 @@
 """The operator's and the user's commands, from keys to a launch that is refused."""
 
 import json
+import os
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from modelreg import revocations
+from modelreg import notes, revocations, trust
 from support.distribution import serve_only
 from support.registry import SIGNER, cli, running_registry
 
@@ -415,3 +418,19 @@ def test_revoking_raises_the_version_and_keeps_what_was_there(world, published):
     assert [signer.identity for signer in listed.revocations.signers] == [SIGNER, None]
     assert {str(digest) for digest in listed.revocations.artifacts} == {"sha256:" + "cd" * 32}
     world("trust", "repo", "publish", world.repo)
+
+
+def test_init_pins_the_custody_log_that_is_named(tmp_path):
+    key = notes.key_of("registry.example/log", notes.ED25519, Ed25519PrivateKey.generate().public_key())
+    env = {**os.environ, "HOME": str(tmp_path)}
+    made = ("trust", "init", tmp_path / "pki", "--repository", "a/*", "--identity", "email:*@b")
+    assert cli(*made, "--log", str(key), env=env).returncode == 0
+    policy = trust.parse((tmp_path / "pki" / "trust.toml").read_bytes())
+    assert policy.log == trust.LogTrust("registry.example/log", (key,))
+
+    env["MODELREG_TRUST_POLICY"] = str(tmp_path / "pki" / "trust.toml")
+    assert f"log          {key}" in cli("trust", "show", env=env).stdout
+    for wrong in (("--log", "no-key"), ("--log", str(key), "--log", str(replace(key, name="other.example")))):
+        refused = cli(*made[:2], tmp_path / "other", *made[3:], *wrong, env=env)
+        assert refused.returncode in {1, 2}
+        assert not (tmp_path / "other").exists(), refused.stderr

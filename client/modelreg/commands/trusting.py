@@ -3,6 +3,7 @@
 import argparse
 import getpass
 import os
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from modelreg.commands import now, output_of, settings_of
 from modelreg.commands.weights import PASSWORD_VARIABLE
 from modelreg.digests import sha256_of
 from modelreg.durable import make_folder, sync_folder
-from modelreg.errors import Conflict, Misconfigured
+from modelreg.errors import Conflict, Invalid, Misconfigured
+from modelreg.notes import ED25519, parse_key
 from modelreg.signing import load_private_key
 
 ROOT, INTERMEDIATE = "root", "intermediate"
@@ -30,12 +32,14 @@ def run_init(options: argparse.Namespace) -> int:
             raise Conflict(f"{folder / name} exists; a PKI is not overwritten, choose another folder", path=str(folder))
     root = pki.make_root(options.name, at)
     intermediate = pki.make_intermediate(options.name, root, at)
+    policy = _policy_text(
+        root.certificate, options.repository, options.identity, at, distributed=options.distributed, log=options.log
+    )
+    trust.parse(policy.encode())  # what is written can be read
     make_folder(folder)
     for name, issuer in ((ROOT, root), (INTERMEDIATE, intermediate)):
         _write_new(folder / f"{name}.key.pem", pki.private_pem(issuer.private_key, password), 0o600)
         _write_new(folder / f"{name}.crt.pem", pki.certificate_pem(issuer.certificate), 0o644)
-    policy = _policy_text(root.certificate, options.repository, options.identity, at, distributed=options.distributed)
-    trust.parse(policy.encode())  # what is written can be read
     _write_new(folder / POLICY_FILE, policy.encode(), 0o644)
     output.result(
         {"directory": str(folder), "policy": str(folder / POLICY_FILE)},
@@ -107,10 +111,27 @@ def run_show(options: argparse.Namespace) -> int:
             lines.append(
                 f"rule         {', '.join(rule.repositories)}: {', '.join(entry.identities)} of {entry.authority}"
             )
-    value = {"version": policy.version, "expires": policy.expires, "authorities": authorities, "rules": rules}
+    lines += _log_lines(policy.log)
+    value = {
+        "version": policy.version,
+        "expires": policy.expires,
+        "authorities": authorities,
+        "rules": rules,
+        "log": policy.log and {"origin": policy.log.origin, "keys": [str(key) for key in policy.log.keys]},
+    }
     output.result(value, *lines)
     policy.require_fresh(now())  # shown even when stale, but not without saying so
     return 0
+
+
+def _log_lines(log: trust.LogTrust | None) -> list[str]:
+    if log is None:
+        return ["log          none is pinned: receipts are kept, not verified"]
+    return [
+        *(f"log          {key}" for key in log.keys),
+        *(f"witness      {key}" for key in log.witnesses),
+        *([f"             {log.required_witnesses} of the witnesses must vouch"] if log.witnesses else []),
+    ]
 
 
 def _pins(authority: trust.Authority | trust.TimeAuthority) -> list[str]:
@@ -167,12 +188,33 @@ def _write_new(path: Path, data: bytes, mode: int) -> None:
     sync_folder(path.parent)
 
 
-def _policy_text(
-    root: x509.Certificate, repositories: list[str], identities: list[str], at: datetime, *, distributed: bool = False
-) -> str:
-    def texts(values: list[str]) -> str:
-        return "[" + ", ".join(f'"{value}"' for value in values) + "]"
+def _texts(values: Sequence[str]) -> str:
+    return "[" + ", ".join(f'"{value}"' for value in values) + "]"
 
+
+def _log_table(keys: Sequence[str]) -> str:
+    if not keys:
+        return ""
+    origins = {parse_key(key, "--log", ED25519).name for key in keys}
+    if len(origins) > 1:
+        raise Invalid(f"--log names {len(origins)} logs; a trust policy pins one, under one or more keys", field="log")
+    return f"""
+# The registry's custody log: every grant must come with its receipt. `modelreg-server log key` prints the key.
+[log]
+origin = "{origins.pop()}"
+keys = {_texts(keys)}
+"""
+
+
+def _policy_text(
+    root: x509.Certificate,
+    repositories: list[str],
+    identities: list[str],
+    at: datetime,
+    *,
+    distributed: bool = False,
+    log: Sequence[str] = (),
+) -> str:
     top = f'revocations = "{trust.DISTRIBUTED}"\n' if distributed else ""
     table = f"""
 [revocations]
@@ -199,6 +241,6 @@ roots = [\'\'\'
 {root.public_bytes(serialization.Encoding.PEM).decode()}\'\'\']
 
 [[rules]]
-repositories = {texts(repositories)}
-allow = [{{authority = "pki", identities = {texts(identities)}}}]
-{"" if distributed else table}"""
+repositories = {_texts(repositories)}
+allow = [{{authority = "pki", identities = {_texts(identities)}}}]
+{"" if distributed else table}{_log_table(log)}"""
