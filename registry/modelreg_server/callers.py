@@ -118,7 +118,7 @@ def record_denial(recorder: Recorder, caller: Caller, error: NotPermitted | Hidd
         about=caller.principal.name,
         personal=reasons_of(denial),
     )
-    recorder.record(lambda session: custody.append(session, caller.actor, event, caller.now))
+    recorder.record(lambda session: custody.append(session, caller.actor, event, caller.now), only_appends=True)
     error.recorded = True
 
 

@@ -261,4 +261,4 @@ def report(
         )
         return custody.append(session, caller.actor, event, caller.now)
 
-    return recorder.record(append).proof(known_size)
+    return recorder.record(append, only_appends=True).proof(known_size)

@@ -7,6 +7,7 @@ from modelreg_server import custody
 from modelreg_server.callers import Caller, absent
 from modelreg_server.custody import CustodyEvent, Event, EventType
 from modelreg_server.database import Database
+from modelreg_server.group_commit import Recorder
 from modelreg_server.tables import Publication, Repository, Tag
 
 
@@ -61,22 +62,24 @@ def set_tag(database: Database, caller: Caller, repository: str, name: str, arti
     return tag
 
 
-def resolve_tag(database: Database, caller: Caller, repository: str, name: str) -> Tag:
+def resolve_tag(recorder: Recorder, caller: Caller, repository: str, name: str) -> Tag:
     """Where a tag points, once; resolving is an event.
 
     Raises:
         NotFound: no such tag.
     """
-    with database.writing() as session, session.begin():
+
+    def resolve(session: Session) -> Tag:
         row = repository_row(session, repository)
-        tag = session.get(Tag, (row.id, name))
+        tag = session.get(Tag, (row.id, name), populate_existing=True)
         if tag is None:
             raise NotFound(f"{repository} has no tag {name}; `modelreg ls {repository}` lists what there is")
         event = Event(EventType.TAG_RESOLVED, repository, tag.artifact_digest, tag=name)
         custody.append(session, caller.actor, event, caller.now)
-        session.flush()
-        session.expunge_all()
-    return tag
+        session.expunge(tag)
+        return tag
+
+    return recorder.record(resolve, only_appends=True).value
 
 
 def tags_of(session: Session, repository: str) -> list[Tag]:

@@ -45,6 +45,7 @@ class Client:
     artifact: str
     trusted: LogTrust
     over: threading.Event
+    may: threading.Event
     held: list[receipts.VerifiedEntry] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     newest: checkpoints.Checkpoint | None = None
@@ -60,7 +61,7 @@ class Client:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
         try:
-            while not self.over.is_set():
+            while not self.over.is_set() and self.may.wait(60):
                 known = self.newest.size if self.newest else None
                 asked = {"artifact": self.artifact, "purpose": "pull", "host": "h", "known_size": known}
                 connection.request("POST", "/v1/repositories/demo/m/grants", json.dumps(asked), headers)
@@ -105,9 +106,10 @@ class Ground:
         signer = log_keys.open_signer(self.settings, opened)
         opened.dispose()
         trusted = LogTrust(signer.origin, (log_keys.verifier_of(signer),))
-        self.over = threading.Event()
+        self.over, self.may = threading.Event(), threading.Event()
+        self.may.set()
         artifact = json.loads(pushed.stdout)["artifact"]
-        self.clients = [Client(self.server.port, token, artifact, trusted, self.over) for _ in range(CLIENTS)]
+        self.clients = [Client(self.server.port, token, artifact, trusted, self.over, self.may) for _ in range(CLIENTS)]
         self.threads = [threading.Thread(target=client.run) for client in self.clients]
         for thread in self.threads:
             thread.start()
@@ -115,6 +117,16 @@ class Ground:
     @property
     def held(self) -> int:
         return sum(len(client.held) for client in self.clients)
+
+    def pause(self) -> None:
+        """Nobody asks any more, and every answer has come."""
+        self.may.clear()
+        held = -1
+        while held != (held := self.held):
+            time.sleep(1)
+
+    def go_on(self) -> None:
+        self.may.set()
 
     def kill(self) -> None:
         """The server and its workers at once, by process id."""

@@ -12,10 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy import event
-
 from modelreg.errors import ModelregError
-from modelreg_server import custody
+from modelreg_server import custody_identities, custody_tree
 from modelreg_server.traffic import Traffic
 
 _FORMS = {
@@ -66,13 +64,30 @@ def watch() -> None:
     for name in ("modelreg", "modelreg_server"):
         logging.getLogger(name).setLevel(logging.DEBUG)
     logging.getLogger().addHandler(listener)
-    event.listen(custody.CustodyEvent, "before_insert", _on_event)
+    custody_tree.grow = _looking_grow(custody_tree.grow)
+    custody_identities.commit = _looking_commit(custody_identities.commit)
     ModelregError.__init__ = _looking_init(ModelregError.__init__)
     Traffic.__call__ = _looking_call(Traffic.__call__)
 
 
-def _on_event(_mapper, _connection, row) -> None:
-    look("event", row.entry.decode())
+def _looking_grow(original):
+    @functools.wraps(original)
+    def grow(session, entry, now, *, decisive):
+        look("event", entry.decode())
+        return original(session, entry, now, decisive=decisive)
+
+    return grow
+
+
+def _looking_commit(original):
+    """Who it was stands beside the log, and whoever audits it reads that as well."""
+
+    @functools.wraps(original)
+    def commit(session, principal, body):
+        look("event", f"{principal} {body}")
+        return original(session, principal, body)
+
+    return commit
 
 
 def _looking_init(original):

@@ -99,7 +99,7 @@ def tags(repository: RepositoryDep, _caller: Reader, session: ReadSession) -> wi
 @router.get(REPOSITORY + "/tags/{tag}", summary="Resolve a tag")
 def resolve(repository: RepositoryDep, tag: TagPath, caller: Reader, parts: PartsDep) -> wire.TagInfo:
     """Where the tag points now; recorded as `tag.resolved`."""
-    return _tag(tagging.resolve_tag(parts.database, caller, repository, tag))
+    return _tag(tagging.resolve_tag(parts.recorder, caller, repository, tag))
 
 
 @router.put(REPOSITORY + "/tags/{tag}", summary="Move a tag")
