@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 EVENTS = {"received": "artifact.received", "loaded": "artifact.loaded", "unloaded": "artifact.unloaded"}
-_MODELS: dict[str, type[wire.LoadedReport | wire.UnloadedReport]] = {
+_MODELS: dict[str, type[wire.ReceivedReport | wire.LoadedReport | wire.UnloadedReport]] = {
+    "received": wire.ReceivedReport,
     "loaded": wire.LoadedReport,
     "unloaded": wire.UnloadedReport,
 }
@@ -88,14 +89,12 @@ def queue(outbox: Outbox, queued: Queued, host_key: "Ed25519PrivateKey | None") 
     Raises:
         RecordUnavailable: the queue is full.
     """
-    if (model := _MODELS.get(queued.kind)) is not None:
-        report = {**queued.report, "reported_at": datetime.now(UTC).isoformat(timespec="microseconds")}
-        if host_key is not None:
-            members = wire.request(model, **report).model_dump()
-            value = host_reports.sign(EVENTS[queued.kind], queued.subject, members, host_key)
-            report["signature"] = {"key_id": host_signing.key_id(host_key.public_key()), "value": value}
-        queued = replace(queued, report=report)
-    outbox.add(queued)
+    report = {**queued.report, "reported_at": datetime.now(UTC).isoformat(timespec="microseconds")}
+    if host_key is not None:
+        members = wire.request(_MODELS[queued.kind], **report).model_dump()
+        value = host_reports.sign(EVENTS[queued.kind], queued.subject, members, host_key)
+        report["signature"] = {"key_id": host_signing.key_id(host_key.public_key()), "value": value}
+    outbox.add(replace(queued, report=report))
 
 
 def send_or_queue(

@@ -498,13 +498,6 @@ class Grant(Wire):
     consistency: list[str]
 
 
-class ReceivedReport(Wire):
-    """The client has verified every byte."""
-
-    transferred_bytes: Annotated[int, Field(ge=0, le=MAX_INTEGER)]
-    known_size: KnownSize = None
-
-
 LoadId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
 HostText = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{1,100}$")]
 
@@ -514,6 +507,15 @@ class ReportSignature(Wire):
 
     key_id: ArtifactDigest
     value: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/]{86}==$")]
+
+
+class ReceivedReport(Wire):
+    """The client has verified every byte, now or at `reported_at` (claimed)."""
+
+    transferred_bytes: Annotated[int, Field(ge=0, le=MAX_INTEGER)]
+    reported_at: datetime | None = None
+    signature: ReportSignature | None = None
+    known_size: KnownSize = None
 
 
 class LoadedReport(Wire):

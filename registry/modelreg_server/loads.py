@@ -10,11 +10,11 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Self
 
 from sqlmodel import Session, col, select, update
 
-from modelreg import host_reports
+from modelreg import host_reports, wire
 from modelreg.errors import Conflict, Invalid, NotFound
 from modelreg_server import custody
 from modelreg_server.callers import Caller
@@ -38,6 +38,11 @@ class Reported:
     at: datetime | None = None
     key_id: str | None = None
     signature: str | None = None
+
+    @classmethod
+    def of(cls, at: datetime | None, signature: wire.ReportSignature | None) -> Self:
+        """From a request's members."""
+        return cls(at) if signature is None else cls(at, signature.key_id, signature.value)
 
 
 def loaded(
@@ -107,6 +112,37 @@ def loaded(
         return None
 
     return _proof(recorder, append, known_size)
+
+
+def received_late(
+    recorder: Recorder,
+    caller: Caller,
+    grant_id: str,
+    members: Mapping[str, Any],
+    reported: Reported,
+    known_size: int | None,
+) -> Proof:
+    """Append `artifact.received` for a report that could not be sent when it was made.
+
+    Raises:
+        NotFound: no such grant of the caller's on this host.
+        Invalid: the time or the signature does not hold.
+    """
+
+    def append(session: Session) -> None:
+        row = _own_grant(session, caller, grant_id)
+        _, claims = _claims(session, caller, "artifact.received", grant_id, members, reported)
+        event = Event(
+            EventType.ARTIFACT_RECEIVED,
+            repository=row.repository,
+            artifact=row.artifact_digest,
+            host=row.host,
+            purpose=row.purpose,
+            detail={"transferred_bytes": members["transferred_bytes"], **claims, "grant": row.id},
+        )
+        custody.append(session, caller.actor, event, caller.now)
+
+    return recorder.record(append).proof(known_size)
 
 
 def seen(database: Database, caller: Caller, load_id: str) -> RuntimeLoad:

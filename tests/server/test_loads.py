@@ -183,6 +183,24 @@ def test_a_late_report_is_recorded_after_its_grant_expired_and_opens_no_bytes(se
     assert row_of(registry, sent.load).ended_at == ended
 
 
+def test_that_bytes_arrived_may_be_told_late_as_well(served, clock):
+    registry, artifact = served
+    api = registry.api(registry.token(minutes=60 * 24 * 30))
+    grant_id = granted(api, artifact)
+    happened = datetime.now(UTC)
+    clock.ahead = timedelta(days=3)
+    with pytest.raises(NotFound, match="still valid"):
+        api.report_received(grant_id, wire.ReceivedReport(transferred_bytes=1))
+    api.report_received(grant_id, wire.ReceivedReport(transferred_bytes=1, reported_at=happened))
+    [event] = api.events(types=["artifact.received"])
+    assert (event.detail["late"], event.detail["transferred_bytes"]) == (True, 1)
+    value = wire.ReportSignature(key_id="sha256:" + "0" * 64, value="A" * 86 + "==")
+    with pytest.raises(Invalid):
+        api.report_received(grant_id, wire.ReceivedReport(transferred_bytes=1, signature=value))
+    with pytest.raises(Invalid):
+        api.report_received(grant_id, wire.ReceivedReport(transferred_bytes=1, reported_at=happened, signature=value))
+
+
 @pytest.mark.parametrize(
     "at", [timedelta(minutes=6), timedelta(days=-400)], ids=["in the future", "more than a year ago"]
 )

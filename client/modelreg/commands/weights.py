@@ -89,7 +89,6 @@ def run_pull(options: argparse.Namespace) -> int:
     """`modelreg pull REF [--output DIR] [--receipt FILE]`."""
     settings, output = settings_of(options), output_of(options)
     policy, machine, api = pinned.policy_of(settings, output.note), reports.machine_of(settings), connect(settings)
-    _deliver(api, policy, machine, output)
     with Bars(quiet=output.quiet or output.as_json) as bars:
         pulled = pull.pull(
             api,
@@ -110,6 +109,7 @@ def run_pull(options: argparse.Namespace) -> int:
             pull.export(pulled, folder, bars.meter("copying", pulled.verified.manifest.total_bytes))
     if options.receipt is not None:
         replace_file(options.receipt.absolute(), pulled.grant.receipt.encode())
+    _deliver(api, policy, machine, output)
     manifest = pulled.verified.manifest
     output.result(
         {
@@ -139,15 +139,9 @@ def run_launch(options: argparse.Namespace) -> int:
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     if not command:
         raise Invalid("say what to start: modelreg launch REF -- CMD … {model} …", field="command")
-
-    def registry() -> Api:
-        api = connect(settings)
-        _deliver(api, policy, machine, output)
-        return api
-
     with Bars(quiet=output.quiet or output.as_json) as bars:
         prepared = launch.prepare(
-            registry,
+            lambda: connect(settings),
             Cache(settings.cache_dir),
             policy,
             parse_reference(options.reference),
@@ -160,6 +154,8 @@ def run_launch(options: argparse.Namespace) -> int:
             heartbeat_seconds=options.heartbeat,
             ask=not options.offline,
         )
+    if prepared.permit.api is not None and prepared.event is not None:
+        _deliver(prepared.permit.api, policy, machine, output)
     _tell_launch(prepared, output)
     if options.heartbeat is not None:
         _watch(prepared, settings, options.heartbeat, output)

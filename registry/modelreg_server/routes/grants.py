@@ -8,13 +8,14 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header
 from starlette.responses import Response, StreamingResponse
 
-from modelreg import wire
+from modelreg import host_reports, wire
 from modelreg.errors import Invalid
-from modelreg_server import retrieval
+from modelreg_server import loads, retrieval
 from modelreg_server.callers import Caller
 from modelreg_server.custody import EventType
 from modelreg_server.dependencies import PartsDep, RepositoryDep, Requires
 from modelreg_server.guarding import GuardedRoute
+from modelreg_server.loads import Reported
 from modelreg_server.routes import REPOSITORY, BlobPath, IdPath
 
 router = APIRouter(tags=["grants"], route_class=GuardedRoute)
@@ -108,8 +109,13 @@ def read(
 
 @router.post(_GRANT + "/receipts", status_code=201, summary="Report that every byte arrived and was verified")
 def received(grant_id: IdPath, request: wire.ReceivedReport, caller: Puller, parts: PartsDep) -> wire.Recorded:
-    """Appends `artifact.received`."""
+    """Appends `artifact.received`. With `reported_at` also after the grant has expired."""
     detail = {"transferred_bytes": request.transferred_bytes}
+    if request.reported_at is not None or request.signature is not None:
+        members = request.model_dump(exclude=set(host_reports.UNSIGNED))
+        reported = Reported.of(request.reported_at, request.signature)
+        late = loads.received_late(parts.recorder, caller, grant_id, members, reported, request.known_size)
+        return wire.Recorded(event=late.index, receipt=late.receipt, consistency=late.consistency)
     proof = retrieval.report(parts.recorder, caller, grant_id, EventType.ARTIFACT_RECEIVED, detail, request.known_size)
     return wire.Recorded(event=proof.index, receipt=proof.receipt, consistency=proof.consistency)
 

@@ -1,6 +1,5 @@
 """Loads over HTTP: reported under a grant, kept alive and ended under their own id."""
 
-from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path
@@ -24,7 +23,7 @@ LoadPath = Annotated[wire.LoadId, Path(description="The id that the reporting ho
 def loaded(grant_id: IdPath, request: wire.LoadedReport, caller: Reporter, parts: PartsDep) -> wire.Recorded:
     """Appends `artifact.loaded`, once for a load's id. With `reported_at` also after the grant has expired."""
     members = request.model_dump(exclude=set(host_reports.UNSIGNED))
-    reported = _reported(request.reported_at, request.signature)
+    reported = Reported.of(request.reported_at, request.signature)
     return _recorded(loads.loaded(parts.recorder, caller, grant_id, members, reported, request.known_size))
 
 
@@ -41,14 +40,8 @@ def heartbeat(load_id: LoadPath, caller: Reporter, parts: PartsDep) -> wire.Load
 def ended(load_id: LoadPath, request: wire.UnloadedReport, caller: Reporter, parts: PartsDep) -> wire.Recorded:
     """Appends `artifact.unloaded`, once."""
     members = request.model_dump(exclude=set(host_reports.UNSIGNED))
-    reported = _reported(request.reported_at, request.signature)
+    reported = Reported.of(request.reported_at, request.signature)
     return _recorded(loads.ended(parts.recorder, caller, load_id, members, reported, request.known_size))
-
-
-def _reported(at: datetime | None, signature: wire.ReportSignature | None) -> Reported:
-    if signature is None:
-        return Reported(at)
-    return Reported(at, signature.key_id, signature.value)
 
 
 def _recorded(proof: Proof) -> wire.Recorded:
