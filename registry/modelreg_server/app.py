@@ -167,7 +167,7 @@ def open_log(
         Misconfigured: the log's key is not there.
         RecordUnavailable: the log contradicts itself or what was published; left out without `check`.
     """
-    signer = log_keys.open_signer(settings, opened)
+    signer = log_keys.open_signer(settings, opened, check=check)
     opened, copies = replace(opened, log_signer=signer), Copies(store, signer)
     if check:
         log_checking.require_appendable(opened, copies, now)

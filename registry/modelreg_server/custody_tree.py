@@ -218,6 +218,11 @@ def _by_table(rows: Sequence[tuple[type[SQLModel], dict[str, Any]]]) -> dict[typ
 @event.listens_for(Session, "after_soft_rollback")
 def _forget(session: Session, _previous: object) -> None:
     """A tree that was not committed never grew."""
+    look_again(session)
+
+
+def look_again(session: Session) -> None:
+    """Forget what the session knows of head and identities: somebody wrote them in its transaction without it."""
     session.info.pop(_GROWING, None)
     session.info.pop("custody_identities", None)
 

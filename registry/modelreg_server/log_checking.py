@@ -41,6 +41,9 @@ def require_appendable(database: Database, copies: Copies, now: datetime) -> Non
             _compare(session, head, copies)
     except (LogNotIntact, StorageUnavailable) as error:
         raise RecordUnavailable(_sentence(error), log_problem=error.code) from None
+    except (ValueError, TypeError, AttributeError):  # SQLite keeps any type in any column
+        broken = LogNotIntact("a column of its head or newest event holds what is not of its type")
+        raise RecordUnavailable(_sentence(broken), log_problem=broken.code) from None
 
 
 def _sentence(error: ModelregError) -> str:

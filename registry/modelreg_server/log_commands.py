@@ -4,7 +4,7 @@ import argparse
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 
 from sqlmodel import select
@@ -42,6 +42,7 @@ def add(
     command("key", "print the log's public key, and what a trust policy pins of it", _key)
     verify = command("verify", "recompute the whole log; name the first index that is wrong, exit 32", _verify)
     verify.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="processes (one a CPU)")
+    verify.add_argument("--copies", action="store_true", help="read every published tile and entry as well")
     verify.add_argument("--json", action="store_true", help="answer in JSON")
     command("recover", "bring a restored, older database forward from the published copies", _recover)
     erase = command("erase-identity", "forget who a person or workload was", _erase)
@@ -74,6 +75,8 @@ def _verify(options: argparse.Namespace, settings: Settings) -> int:
     jobs = min(options.jobs, -(-size // log_verifying.SEGMENT))
     with log_workers.worker_segments(settings.resolved_database_url, jobs) as segments, opened.reading() as session:
         report = log_verifying.verify(session.connection(), copies, segments)
+    if options.copies and report.published_size is not None:
+        report = replace(report, findings=(*report.findings, *log_verifying.copies_findings(copies)))
     if options.json:
         print(json.dumps({**asdict(report), "root": report.root.hex() if report.root else None}, indent=2))
     else:

@@ -70,8 +70,7 @@ def recover(database: Database, copies: Copies, now: datetime) -> Recovered:
         _replay(session, copies, published, result)
         if EventType.IDENTITY_ERASED.value in result.spoken_of:
             result.erased = _erase_again(session, copies, size, now)
-        session.info.clear()
-        session.info["log_signer"] = database.log_signer
+        custody_tree.look_again(session)
         detail = {"from": size, "to": published.size, "openings": result.openings}
         custody.append(session, _ACTOR, Event(EventType.LOG_RECOVERED, detail=detail), now)
     log_checking.require_appendable(database, copies, now)

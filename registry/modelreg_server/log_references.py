@@ -46,11 +46,12 @@ def _openings(session: Session) -> Iterator[tuple[int, str]]:
 def _opens(row: Any) -> bool:
     try:
         plain = canonical_json(row.body)
-    except ValueError:
+        opens = commitment_of(row.salt, plain) == row.commitment
+    except (ValueError, TypeError):
         return False
-    if commitment_of(row.salt, plain) != row.commitment or hashlib.sha256(plain).hexdigest() != row.plain_sha256:
+    if not opens or hashlib.sha256(plain).hexdigest() != row.plain_sha256:
         return False
-    named = row.body.get("principal")
+    named = row.body.get("principal") if isinstance(row.body, dict) else None
     return not isinstance(named, str) or named[:200] == row.principal
 
 

@@ -13,8 +13,9 @@ from typing import Any
 from sqlalchemy import Connection, func, select
 from sqlmodel import Session
 
-from modelreg import checkpoints, merkle, notes, tiles
+from modelreg import checkpoints, log_audit, merkle, notes, tiles
 from modelreg.errors import LogNotIntact, ModelregError
+from modelreg.trust import LogTrust
 from modelreg_server import custody_tree, database, log_entries
 from modelreg_server.custody import CustodyEvent
 from modelreg_server.custody_tree import CustodyHead, CustodyNode
@@ -28,6 +29,7 @@ _ROWS = 1024  # read at once
 _JSON_COLUMNS = ("detail", "identity")
 _PLAIN_COLUMNS = tuple(name for name in log_entries.COLUMNS if name not in _JSON_COLUMNS)
 _ORDER = (*_PLAIN_COLUMNS, *_JSON_COLUMNS)
+_UNREADABLE = (ValueError, TypeError, AttributeError)  # what a text, say, in a column of times makes of reading it
 
 
 @dataclass(frozen=True)
@@ -99,15 +101,30 @@ def verify(connection: Connection, copies: Copies, segments: Segments | None = N
 
 def verify_segment(connection: Connection, start: int, stop: int) -> Segment:
     """Verify the entries of an aligned segment, and the nodes that cover nothing else."""
+    return verify_rows(_rows(connection, start, stop), start, stop, _stored(connection, start, stop))
+
+
+def _rows(connection: Connection, start: int, stop: int) -> Iterator[Sequence[Any]]:
+    """Rows in order of their index; one that cannot even be read is its index alone."""
     event = table_of(CustodyEvent)
     query = select(*(event.c[name] for name in _ORDER)).order_by(event.c.index)
+    for first in range(start, stop, _ROWS):
+        some = query.where(event.c.index >= first, event.c.index < min(first + _ROWS, stop))
+        try:
+            found = connection.execute(some).all()
+        except _UNREADABLE:
+            yield from _one_by_one(connection, query, first, min(first + _ROWS, stop))
+        else:
+            yield from found
 
-    def rows() -> Iterator[Sequence[Any]]:
-        for first in range(start, stop, _ROWS):
-            some = query.where(event.c.index >= first, event.c.index < min(first + _ROWS, stop))
-            yield from connection.execute(some)
 
-    return verify_rows(rows(), start, stop, _stored(connection, start, stop))
+def _one_by_one(connection: Connection, query: Any, start: int, stop: int) -> Iterator[Sequence[Any]]:
+    event = table_of(CustodyEvent)
+    for index in range(start, stop):
+        try:
+            yield from connection.execute(query.where(event.c.index == index)).all()
+        except _UNREADABLE:
+            yield (index,)
 
 
 def verify_rows(
@@ -146,6 +163,8 @@ _ENTRY = _ORDER.index("entry")
 
 
 def _wrong_in_row(row: Sequence[Any]) -> str | None:
+    if len(row) == 1 or not isinstance(row[_ENTRY], bytes):
+        return "a column holds what is not of its type"  # SQLite lets it
     try:
         expected = log_entries.row_of(row[0], row[_ENTRY])
     except LogNotIntact as error:
@@ -264,6 +283,8 @@ def _head_findings(head: Any, tree: merkle.Growing, copies: Copies) -> list[Find
         keys = notes.verified_by(notes.parse(head.checkpoint), [copies.key])
     except ModelregError as error:
         return [Finding(None, f"the head's checkpoint: {error.detail}")]
+    except _UNREADABLE:
+        return [Finding(None, "the head's checkpoint cannot be read")]
     if not keys or signed.origin != copies.signer.origin:
         return [Finding(None, "the head's checkpoint is not signed with this log's key")]
     if signed.size != head.size:
@@ -294,6 +315,19 @@ def _compare(session: Session, size: int, copies: Copies) -> tuple[int | None, l
     return published.size, [
         Finding(size, f"a log of {published.size} entries was published, and {size} are here: it was rolled back")
     ]
+
+
+def copies_findings(copies: Copies) -> list[Finding]:
+    """Read every published tile and entry, as an auditor does who has nothing else."""
+    published = copies.newest()
+    if published is None:
+        return []
+    trusted = LogTrust(copies.signer.origin, (copies.key,))
+    try:
+        log_audit.audit(published.note, copies.read_tile, trusted)
+    except LogNotIntact as error:
+        return [Finding(error.facts.get("index"), f"the published copy: {error.detail}")]
+    return []
 
 
 def _placed(session: Session, finding: Finding, size: int, copies: Copies) -> Finding:

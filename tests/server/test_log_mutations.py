@@ -78,6 +78,16 @@ def edit_column(connection, world, index, random_):
     return index
 
 
+def edit_type(connection, world, index, random_):
+    """SQLite keeps a text where bytes, a time or JSON belong."""
+    if connection.dialect.name != "sqlite":
+        return edit_column(connection, world, index, random_)
+    name = random_.choice(["entry", "recorded_at", "detail", "identity", "type", "principal"])
+    value = random_.choice(["'{'", "''", "x'00'", "'1'", "1.5"])
+    connection.execute(text(f'UPDATE custody_event SET "{name}" = {value} WHERE "index" = {index}'))
+    return index
+
+
 def edit_index(connection, world, index, random_):
     connection.execute(update(EVENT).where(EVENT.c.index == index).values(index=random_.choice([-1, SIZE, 5000])))
     return -1 if connection.execute(select(EVENT.c.index).where(EVENT.c.index == -1)).scalar() else index
@@ -222,7 +232,7 @@ def _write_tree(connection, tree, size, note):
 
 
 KINDS = {
-    delete_event: 500, edit_column: 900, edit_index: 60, edit_entry_bytes: 500, edit_entry_and_columns: 300,
+    delete_event: 500, edit_column: 900, edit_type: 100, edit_index: 60, edit_entry_bytes: 500, edit_entry_and_columns: 300,
     edit_entry_columns_and_leaf: 150, edit_node: 400, add_node: 60, swap_events: 400, shift_events: 60, duplicate_event: 120,
     cut_off_events: 250, roll_back: 150, fork: 300, extend: 40, edit_head: 60,
 }  # fmt: skip

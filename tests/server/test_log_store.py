@@ -469,6 +469,16 @@ def test_published_openings_that_were_forged_restore_nothing(url):
             log_recovery.recover(opened, copies, LATER)
 
 
+def test_copies_that_were_altered_or_lost_are_found_when_they_are_read(url):
+    with opened_log(url, 300) as (_opened, copies):
+        assert log_verifying.copies_findings(copies) == []
+        bundle = f"{copies.folder}/tile/entries/000"
+        copies.store.objects[bundle] = copies.store.objects[bundle].replace(b'"n":17,', b'"n":71,')
+        assert [it.index for it in log_verifying.copies_findings(copies)] == [17]
+        del copies.store.objects[bundle]
+        assert "no tile entries/000" in log_verifying.copies_findings(copies)[0].what
+
+
 # Erasure.
 
 
@@ -690,7 +700,13 @@ def test_the_commands_of_an_operator_from_backup_to_recovery(tmp_path):
     assert server_command(folder, "log", "republish").returncode == 0
     erased = server_command(folder, "log", "erase-identity", "person:p1", "--reason", "on request")
     assert erased.returncode == 0, erased.stderr
-    assert server_command(folder, "log", "verify").returncode == 0
+    assert server_command(folder, "log", "verify", "--copies").returncode == 0
+    with sqlite3.connect(folder / "registry.sqlite3") as altering:
+        altering.execute("UPDATE custody_head SET checkpoint = CAST(replace(checkpoint, 'A', 'B') AS BLOB)")
+    altering.close()
+    for arguments in (("log", "verify"), ("serve", "--port", "0")):
+        forged = server_command(folder, *arguments)
+        assert forged.returncode == 32, (arguments, forged)
 
 
 def test_init_does_not_begin_another_log_where_one_was_published(tmp_path):
