@@ -1,7 +1,7 @@
 """Proofs for what was just committed: the receipt of an entry, and that the log continues what a client knows.
 
-An entry's audit path comes from the transaction that appended it, in memory. A consistency proof needs older nodes as well;
-finished nodes never change, so those that were committed are kept, as many as there is room for.
+Finished nodes never change, so those that were committed are kept, as many as there is room for: what a transaction has just
+appended is proven from memory.
 """
 
 import base64
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from modelreg import merkle, receipts
 from modelreg_server import custody_tree
-from modelreg_server.custody_tree import Sealed
 from modelreg_server.database import Database
 
 MAX_KEPT_NODES = 1 << 16
@@ -25,6 +24,14 @@ class Proof:
     index: int
     receipt: str
     consistency: list[str]
+
+
+@dataclass(frozen=True)
+class Head:
+    """A committed size of the log and its checkpoint, perhaps with signatures of witnesses."""
+
+    size: int
+    note: bytes
 
 
 class CommittedNodes:
@@ -62,28 +69,18 @@ class CommittedNodes:
         return [found[node] for node in nodes]
 
 
-def prove(sealed: Sealed, index: int, note: bytes, known_size: int | None, committed: CommittedNodes) -> Proof:
-    """The proof of an entry that a committed transaction appended.
+def prove(head: Head, index: int, entry: bytes, known_size: int | None, committed: CommittedNodes) -> Proof:
+    """The proof that an entry is in the log with this head.
 
     Args:
-        note: the transaction's checkpoint, perhaps with signatures of witnesses.
         known_size: of the newest checkpoint that the client has verified; one larger than the log is answered with nothing
             to lead there, and the client refuses.
+
+    Raises:
+        LogNotIntact: the database lacks a node.
     """
-    path = merkle.inclusion(index, sealed.size, lambda nodes: [sealed.nodes[node] for node in nodes])
-    return _proof(sealed, index, path, note, known_size, committed)
-
-
-def prove_again(head: Sealed, index: int, note: bytes, known_size: int | None, committed: CommittedNodes) -> Proof:
-    """The proof of an entry that was committed before, with the head that holds it."""
     path = merkle.inclusion(index, head.size, committed.read)
-    return _proof(head, index, path, note, known_size, committed)
-
-
-def _proof(
-    sealed: Sealed, index: int, path: Sequence[bytes], note: bytes, known_size: int | None, committed: CommittedNodes
-) -> Proof:
-    known = known_size if known_size is not None and known_size < sealed.size else 0
-    consistency = merkle.consistency(known, sealed.size, committed.read)
-    text = receipts.render(sealed.entries[index - sealed.started_at], index, path, note).decode()
+    known = known_size if known_size is not None and known_size < head.size else 0
+    consistency = merkle.consistency(known, head.size, committed.read)
+    text = receipts.render(entry, index, path, head.note).decode()
     return Proof(index, text, [base64.b64encode(value).decode() for value in consistency])

@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 from sqlalchemy.exc import InterfaceError, OperationalError
@@ -23,13 +23,15 @@ from modelreg import merkle
 from modelreg.errors import LogNotIntact, ModelregError, RecordUnavailable
 from modelreg_server import custody, custody_tree
 from modelreg_server.custody import CustodyEvent
-from modelreg_server.custody_proofs import CommittedNodes, Proof, prove, prove_again
+from modelreg_server.custody_proofs import CommittedNodes, Head, Proof, prove
 from modelreg_server.custody_tree import CustodyHead, Sealed
 from modelreg_server.database import Database
 
 _log = logging.getLogger(__name__)
 MAX_UNITS = 128  # in a group: the log's lock is held for all of them
 GATHER_SECONDS = 0.004  # for company, where the last group had some
+
+WITNESS_ROUNDS = 3  # while other workers append
 
 T = TypeVar("T")
 
@@ -41,6 +43,10 @@ class Witnesses(Protocol):
         """The note with what signatures there are. `proof(old_size)` leads from an older size to `size`."""
         ...
 
+    def have_seen_beyond(self, size: int) -> bool:
+        """Whether one of them vouches for a newer head than this already, and so not for this one."""
+        ...
+
 
 @dataclass(frozen=True)
 class Recorded(Generic[T]):
@@ -48,15 +54,15 @@ class Recorded(Generic[T]):
 
     value: T
     _index: int | None
-    _sealed: Sealed | None
-    _note: bytes
+    _entry: bytes
+    _head: Head | None
     _committed: CommittedNodes
 
     def proof(self, known_size: int | None) -> Proof:
         """The receipt of the unit's last event, and what leads there from the size a client knows."""
         assert self._index is not None
-        assert self._sealed is not None
-        return prove(self._sealed, self._index, self._note, known_size, self._committed)
+        assert self._head is not None
+        return prove(self._head, self._index, self._entry, known_size, self._committed)
 
 
 class _Unit:
@@ -70,8 +76,8 @@ class _Unit:
         self.value: Any = None
         self.index: int | None = None
         self.error: Exception | None = None
-        self.sealed: Sealed | None = None
-        self.note = b""
+        self.entry = b""
+        self.head: Head | None = None
 
 
 class Recorder:
@@ -108,7 +114,7 @@ class Recorder:
             self._lead()
         if unit.error is not None:
             raise unit.error
-        return Recorded(unit.value, unit.index, unit.sealed, unit.note, self._committed)
+        return Recorded(unit.value, unit.index, unit.entry, unit.head, self._committed)
 
     def prove_again(self, index: int, known_size: int | None) -> Proof:
         """The proof of an event that was committed before, in the log as it is now.
@@ -116,8 +122,11 @@ class Recorder:
         Raises:
             LogNotIntact: the database lacks what it needs.
         """
-        head = _head_with(self.database, index)
-        return prove_again(head, index, self._witnessed(head), known_size, self._committed)
+        with self.database.reading() as session:
+            entry = session.exec(select(CustodyEvent.entry).where(CustodyEvent.index == index)).one_or_none()
+        if entry is None:
+            raise LogNotIntact(f"the custody log has no entry {index}")
+        return prove(self._witnessed(self._newest()), index, entry, known_size, self._committed)
 
     def _lead(self) -> None:
         """Commit what is queued, from this thread's own unit on; then somebody else leads."""
@@ -146,9 +155,11 @@ class Recorder:
         if sealed is None:
             return
         self._committed.add(sealed.nodes)
-        note = self._witnessed(sealed)
+        head = self._witnessed(Head(sealed.size, sealed.note))
         for unit in group:
-            unit.sealed, unit.note = sealed, note
+            unit.head = head
+            if unit.index is not None:
+                unit.entry = sealed.entries[unit.index - sealed.started_at]
 
     def _fail(self, group: Sequence[_Unit], error: Exception) -> None:
         """Say so to every unit; but where it is one unit's fault, do each again, alone."""
@@ -170,32 +181,29 @@ class Recorder:
                     _run(session, unit)
             return custody_tree.sealed(session)
 
-    def _witnessed(self, sealed: Sealed) -> bytes:
+    def _witnessed(self, head: Head) -> Head:
+        """The head with what witnesses sign of it, or a newer one: they vouch for none that another worker has overtaken."""
         if self._witnesses is None:
-            return sealed.note
-
-        def proof(old_size: int) -> list[bytes]:
-            return merkle.consistency(old_size, sealed.size, self._committed.read)
-
+            return head
         try:
-            return self._witnesses.cosign(sealed.note, sealed.size, proof)
+            for _ in range(WITNESS_ROUNDS):
+                head = replace(head, note=self._witnesses.cosign(head.note, head.size, self._proof_to(head.size)))
+                if not self._witnesses.have_seen_beyond(head.size):
+                    break
+                head = self._newest()
         except Exception:  # noqa: BLE001  # the event is durable; whoever demands witnesses refuses the receipt
             _log.exception("the witnesses were not asked")
-            return sealed.note
+        return head
 
+    def _proof_to(self, size: int) -> Callable[[int], Sequence[bytes]]:
+        return lambda old_size: merkle.consistency(old_size, size, self._committed.read)
 
-def _head_with(database: Database, index: int) -> Sealed:
-    """The log's head as it is now, with the one entry that is to be proven in it; without nodes.
-
-    Raises:
-        LogNotIntact: there is no such entry, or no head.
-    """
-    with database.reading() as session:
-        head = session.exec(select(CustodyHead.size, CustodyHead.checkpoint)).one_or_none()
-        entry = session.exec(select(CustodyEvent.entry).where(CustodyEvent.index == index)).one_or_none()
-    if head is None or head[1] is None or entry is None:
-        raise LogNotIntact(f"the custody log has no checkpoint, or no entry {index}")
-    return Sealed(index, head[0], head[1], [entry], {})
+    def _newest(self) -> Head:
+        with self.database.reading() as session:
+            found = session.exec(select(CustodyHead.size, CustodyHead.checkpoint)).one_or_none()
+        if found is None or found[1] is None:
+            raise LogNotIntact("the custody log has no checkpoint")
+        return Head(found[0], found[1])
 
 
 def _run(session: Session, unit: _Unit) -> None:

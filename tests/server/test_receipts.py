@@ -1,13 +1,16 @@
 """Answers carry their receipts: of a grant, of a report, for a client that knows nothing and for one that knows a checkpoint."""
 
 import base64
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
 from modelreg import merkle, notes, receipts, wire
 from modelreg.trust import LogTrust
 from modelreg_server import log_keys
-from support.registry import running_registry
+from support.registry import Trust, running_registry
+from support.witnesses import WitnessProcess
 
 
 def trust_of(registry):
@@ -84,3 +87,41 @@ def test_base64_of_a_hash_is_what_stands_in_the_answer(served):
 
     assert all(len(base64.b64decode(line, validate=True)) == merkle.HASH_BYTES for line in lines)
     assert lines
+
+
+class RegistryLog:
+    """What a witness is told of a registry's log."""
+
+    def __init__(self, trusted):
+        self.origin, self.vkey = trusted.origin, trusted.keys[0]
+
+
+def test_receipts_carry_the_witnesses_that_a_policy_demands_also_with_two_workers(
+    tmp_path, publishing_to, either_database
+):
+    trusted = Trust(tmp_path / "trust")
+    pinned = LogTrust(
+        log_keys.default_origin(trusted.log_key), (notes.parse_key(trusted.log_vkey, "x", notes.ED25519),)
+    )
+    witnesses = [
+        WitnessProcess(tmp_path / name, f"{name}.example", RegistryLog(pinned)).start() for name in ("w1", "w2")
+    ]
+    listed = tmp_path / "witnesses"
+    listed.write_text("".join(f"witness {w.vkey.name} {w.vkey} {w.url}\n" for w in witnesses))
+    demanding = replace(pinned, witnesses=tuple(w.vkey for w in witnesses), required_witnesses=2)
+    settings = {"trusted": trusted, "witnesses": listed, **either_database}
+    try:
+        with running_registry(tmp_path / "one", **settings) as one:
+            artifact = publishing_to(one).push({"a.bin": b"a"}).published.artifact
+            with running_registry(tmp_path / "one", **settings) as two:
+
+                def ten(worker):
+                    return [grant(worker, artifact).receipt for _ in range(10)]
+
+                with ThreadPoolExecutor(4) as pool:
+                    given = [text for some in pool.map(ten, (one, two, one, two)) for text in some]
+        found = [receipts.verify(text.encode(), demanding) for text in given]
+        assert len({entry.index for entry in found}) == 40
+    finally:
+        for witness in witnesses:
+            witness.stop()
