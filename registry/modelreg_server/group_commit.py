@@ -69,6 +69,7 @@ class _Unit:
         self.value: Any = None
         self.index: int | None = None
         self.error: Exception | None = None
+        self.settled = False
         self.sealed: Sealed | None = None
         self.note = b""
 
@@ -88,7 +89,8 @@ class Recorder:
     def record(self, work: Callable[[Session], T], *, only_appends: bool = False) -> Recorded[T]:
         """Do a unit of work in the transaction of a group, and return when that is durable.
 
-        The session is the group's: work does not commit it, returns no row of it, and does only what is quick.
+        The session is the group's: work does not commit it, returns no row of it, and does only what is quick. It runs
+        with the log's lock held, so it must not wait for a row that others lock before they append.
 
         Args:
             only_appends: work changes nothing by itself, it only appends and inserts late; then a savepoint is spared.
@@ -107,6 +109,8 @@ class Recorder:
             self._lead()
         if unit.error is not None:
             raise unit.error
+        if not unit.settled:  # whoever led was torn out of it
+            raise RecordUnavailable("the record was not written; try again later")
         return Recorded(unit.value, unit.index, unit.sealed, unit.note, self._committed)
 
     def _lead(self) -> None:
@@ -133,12 +137,12 @@ class Recorder:
         except Exception as error:  # noqa: BLE001  # nothing is durable, so nobody may be told otherwise
             self._fail(group, error)
             return
-        if sealed is None:
-            return
-        self._committed.add(sealed.nodes)
-        note = self._witnessed(sealed)
+        note = b""
+        if sealed is not None:
+            self._committed.add(sealed.nodes)
+            note = self._witnessed(sealed)
         for unit in group:
-            unit.sealed, unit.note = sealed, note
+            unit.settled, unit.sealed, unit.note = True, sealed, note
 
     def _fail(self, group: Sequence[_Unit], error: Exception) -> None:
         """Say so to every unit; but where it is one unit's fault, do each again, alone."""
