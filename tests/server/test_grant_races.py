@@ -9,6 +9,7 @@ from modelreg import wire
 from modelreg.errors import Forbidden, ModelregError, NotFound, Unauthenticated
 from modelreg_server import retrieval
 from modelreg_server.group_commit import Recorder
+from modelreg_server.tables import Token
 from support.hosts import enrol, grant, token_without_scopes
 from support.registry import running_registry
 
@@ -164,3 +165,13 @@ def test_in_the_log_no_grant_stands_where_access_was_revoked(served):
                 assert (event.type == "artifact.granted") == allowed, event
     assert sum(told.values()) == asked
     assert min(told.values()) > 0
+
+
+def test_noting_a_tokens_use_waits_for_nobody_who_revokes_it(tmp_path, postgres, publishing_to):
+    """One holds the token's row and waits for the log, the other held the log and waited for the row: a deadlock."""
+    with running_registry(tmp_path / "registry", database_url=postgres.make_database("revoking")) as registry:
+        issued = registry.api().issue_token(wire.TokenRequest(principal="person:al", expires_in_seconds=600))
+        with registry.parts.database.writing() as session, session.begin():
+            session.get(Token, issued.info.id, with_for_update=True)
+
+            assert registry.api(issued.token).whoami().principal == "person:al"

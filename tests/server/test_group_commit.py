@@ -278,3 +278,21 @@ def test_many_threads_get_contiguous_indexes_and_true_proofs(opened):
     with opened.reading() as session:
         head = session.exec(select(CustodyHead)).one()
         assert merkle.root(240, custody_tree.reader(session)) == merkle.growing_from(240, head.frontier).root()
+
+
+def test_where_the_leading_thread_is_torn_out_nobody_is_told_that_it_was_recorded(opened, together, monkeypatch):
+    class Torn(BaseException):
+        pass
+
+    transact = Recorder._transact
+
+    def torn(self, group):
+        if len(group) > 1:
+            raise Torn
+        return transact(self, group)
+
+    monkeypatch.setattr(Recorder, "_transact", torn)
+    answers = together(appending(n=1), appending(n=2))
+
+    assert sorted(type(answer).__name__ for answer in answers) == ["RecordUnavailable", "Torn"]
+    assert together.recorder.record(appending()).value == 1

@@ -176,9 +176,14 @@ def use_is_worth_noting(principal: Principal, now: datetime) -> bool:
 
 
 def note_use(session: Session, principal: Principal, now: datetime) -> None:
-    """Remember that a token was used, inside the caller's transaction; for people, not for the record."""
-    if principal.token_id is not None and (row := session.get(Token, principal.token_id)) is not None:
-        row.last_used_at = now
+    """Remember that a token was used, inside the caller's transaction; for people, not for the record.
+
+    Whoever revokes the token at this moment holds its row and waits for the log's lock, so nobody waits for the row here.
+    """
+    if principal.token_id is not None:
+        row = session.get(Token, principal.token_id, with_for_update={"skip_locked": True})
+        if row is not None:
+            row.last_used_at = now
 
 
 def is_well_formed(untrusted_text: str) -> bool:
