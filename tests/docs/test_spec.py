@@ -118,7 +118,7 @@ def test_refusals_on_the_page_have_the_codes_and_exits_of_the_tree():
     kinds = {kind.code: kind for kind in errors.all_errors()}
     rows = re.findall(r"(?m)^\| ((?:`[a-z-]+`(?:, )?)+) \| (\d+) \|", PAGES["verification"].read_text())
 
-    assert len(rows) == 6
+    assert len(rows) == 7
     for codes, exit_code in rows:
         for code in re.findall(r"`([a-z-]+)`", codes):
             assert kinds[code].exit_code == int(exit_code)

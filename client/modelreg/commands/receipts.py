@@ -9,7 +9,7 @@ from modelreg import checkpoints, log_proof, log_state, notes, pinned, receipts
 from modelreg.cache import Cache
 from modelreg.commands import output_of, settings_of
 from modelreg.digests import Digest
-from modelreg.errors import Invalid, Misconfigured, NotFound, ReceiptMissing
+from modelreg.errors import Invalid, LogNotIntact, Misconfigured, NotFound, ReceiptMissing
 from modelreg.receipts import VerifiedEntry
 from modelreg.references import Reference, parse_reference
 from modelreg.settings import Settings
@@ -104,7 +104,10 @@ def _by_tag(cache: Cache, reference: Reference) -> Digest | None:
         kept = cache.kept(artifact)
         if kept is None or kept.raw_receipt is None:
             continue
-        members = receipts.members_of(receipts.parse(kept.raw_receipt).entry)
+        try:
+            members = receipts.members_of(receipts.parse(kept.raw_receipt).entry)
+        except LogNotIntact:
+            continue  # a damaged one is shown, and refused, when it is asked for by digest
         if (members.get("repository"), members.get("tag")) == (reference.repository, reference.tag_or_default):
             found.append((str(members["time"]), artifact))
     return max(found, key=lambda item: item[0])[1] if found else None
