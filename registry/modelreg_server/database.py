@@ -12,7 +12,8 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -219,6 +220,22 @@ def table_of(rows: type[SQLModel]) -> Table:
     table = inspect(rows).local_table
     assert isinstance(table, Table)
     return table
+
+
+@contextmanager
+def turn(database: Database, name: str) -> Iterator[None]:
+    """Hold a name against every other thread and process on this database, for what must not be a transaction."""
+    if database.engine.dialect.name == "postgresql":
+        with database.reading() as session:
+            one_at_a_time(session, name)
+            yield
+        return
+    file = os.open(f"{database.engine.url.database}.{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
 
 
 def insert_if_absent(session: Session, rows: Sequence[SQLModel]) -> int:

@@ -25,13 +25,11 @@ from modelreg_server import custody, custody_tree
 from modelreg_server.custody import CustodyEvent
 from modelreg_server.custody_proofs import CommittedNodes, Head, Proof, prove
 from modelreg_server.custody_tree import CustodyHead, Sealed
-from modelreg_server.database import Database
+from modelreg_server.database import Database, turn
 
 _log = logging.getLogger(__name__)
 MAX_UNITS = 128  # in a group: the log's lock is held for all of them
 GATHER_SECONDS = 0.004  # for company, where the last group had some
-
-WITNESS_ROUNDS = 3  # while other workers append
 
 T = TypeVar("T")
 
@@ -41,10 +39,6 @@ class Witnesses(Protocol):
 
     def cosign(self, note: bytes, size: int, proof: Callable[[int], Sequence[bytes]]) -> bytes:
         """The note with what signatures there are. `proof(old_size)` leads from an older size to `size`."""
-        ...
-
-    def have_seen_beyond(self, size: int) -> bool:
-        """Whether one of them vouches for a newer head than this already, and so not for this one."""
         ...
 
 
@@ -186,18 +180,16 @@ class Recorder:
             return custody_tree.sealed(session)
 
     def _witnessed(self, head: Head) -> Head:
-        """The head with what witnesses sign of it, or a newer one: they vouch for none that another worker has overtaken."""
+        """The head with what witnesses sign of it; with several workers the newest, for none vouches for an older one then."""
         if self._witnesses is None:
             return head
         try:
-            for _ in range(WITNESS_ROUNDS):
-                head = replace(head, note=self._witnesses.cosign(head.note, head.size, self._proof_to(head.size)))
-                if not self._witnesses.have_seen_beyond(head.size):
-                    break
+            with turn(self.database, "witnesses"):
                 head = self._newest()
+                return replace(head, note=self._witnesses.cosign(head.note, head.size, self._proof_to(head.size)))
         except Exception:  # noqa: BLE001  # the event is durable; whoever demands witnesses refuses the receipt
             _log.exception("the witnesses were not asked")
-        return head
+            return head
 
     def _proof_to(self, size: int) -> Callable[[int], Sequence[bytes]]:
         return lambda old_size: merkle.consistency(old_size, size, self._committed.read)

@@ -90,7 +90,7 @@ class Witnesses:
             size: its size.
             proof: called in this thread only, before its result is sent; what it raises is raised.
 
-        A witness that has seen a newer checkpoint of this log (another worker's) cannot cosign this one: `have_seen_beyond`.
+        A witness that has seen a newer checkpoint of this log cannot cosign this one: workers take turns (`group_commit`).
         """
         ends = time.monotonic() + self._deadline_seconds
         if not self._states or not self._turn.acquire(timeout=self._deadline_seconds):
@@ -103,10 +103,6 @@ class Witnesses:
             return note + b"".join(lines)
         finally:
             self._turn.release()
-
-    def have_seen_beyond(self, size: int) -> bool:
-        """Whether one of them has told that it vouches for a newer head than this."""
-        return any(state.size > size for state in self._states.values())
 
     def close(self) -> None:
         """Let go of the connections."""

@@ -9,6 +9,7 @@ import pytest
 from modelreg import merkle, notes, receipts, wire
 from modelreg.trust import LogTrust
 from modelreg_server import log_keys
+from modelreg_server.witnessing import Witnesses
 from support.registry import Trust, running_registry
 from support.witnesses import WitnessProcess
 
@@ -97,8 +98,11 @@ class RegistryLog:
 
 
 def test_receipts_carry_the_witnesses_that_a_policy_demands_also_with_two_workers(
-    tmp_path, publishing_to, either_database
+    tmp_path, publishing_to, either_database, monkeypatch
 ):
+    monkeypatch.setitem(
+        Witnesses.__init__.__kwdefaults__, "deadline_seconds", 60.0
+    )  # a busy machine is not the question
     trusted = Trust(tmp_path / "trust")
     pinned = LogTrust(
         log_keys.default_origin(trusted.log_key), (notes.parse_key(trusted.log_vkey, "x", notes.ED25519),)
