@@ -7,8 +7,8 @@ that declares neither `Requires` nor `Public`. Sessions only open and close here
 import ipaddress
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import quote, urlsplit
