@@ -602,16 +602,22 @@ def test_a_postgresql_that_goes_away_stops_grants_with_exit_32(tmp_path, publish
             eventually(lambda: asked(http, request).status == 201)
 
 
-def test_a_read_only_database_stops_grants_with_exit_32(tmp_path, publishing_to, http_to, postgres):
-    url = postgres.make_database("readonly")
-    with running_registry(tmp_path / "registry", database_url=url) as registry:
+FULL = """CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN RAISE EXCEPTION 'No space left on device' USING ERRCODE = 'disk_full'; END $$;
+    CREATE TRIGGER full_disk BEFORE INSERT ON custody_node EXECUTE FUNCTION full_disk()"""
+
+
+def test_a_postgresql_whose_disk_is_full_stops_grants_with_exit_32(tmp_path, publishing_to, http_to, postgres):
+    with running_registry(tmp_path / "registry", database_url=postgres.make_database("full")) as registry:
         request, http = grant_of(registry, publishing_to(registry)), http_to(registry.url)
-        name = url.rpartition("/")[2].partition("?")[0]
-        with registry.parts.database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.execute(text(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on'))
-        registry.parts.database.engine.dispose()
-        answer = asked(http, request)
-        assert (answer.status, answer.code) == (503, "record-unavailable")
+        with registry.parts.database.engine.begin() as connection:
+            connection.execute(text(FULL))
+        for _ in range(3):
+            answer = asked(http, request)
+            assert (answer.status, answer.code) == (503, "record-unavailable")
+        with registry.parts.database.engine.begin() as connection:
+            connection.execute(text("DROP TRIGGER full_disk ON custody_node"))
+        assert asked(http, request).status == 201
 
 
 @pytest.mark.parametrize("trouble", ["disk full", "read-only"])
@@ -702,7 +708,9 @@ def test_the_commands_of_an_operator_from_backup_to_recovery(tmp_path):
     assert erased.returncode == 0, erased.stderr
     assert server_command(folder, "log", "verify", "--copies").returncode == 0
     with sqlite3.connect(folder / "registry.sqlite3") as altering:
-        altering.execute("UPDATE custody_head SET checkpoint = CAST(replace(checkpoint, 'A', 'B') AS BLOB)")
+        note = bytearray(altering.execute("SELECT checkpoint FROM custody_head").fetchone()[0])
+        note[-20] = ord("A") if note[-20] != ord("A") else ord("B")
+        altering.execute("UPDATE custody_head SET checkpoint = ?", (bytes(note),))
     altering.close()
     for arguments in (("log", "verify"), ("serve", "--port", "0")):
         forged = server_command(folder, *arguments)
