@@ -725,3 +725,42 @@ def test_init_does_not_begin_another_log_where_one_was_published(tmp_path):
     again = server_command(folder, "init")
     assert again.returncode == 32
     assert "log recover" in again.stderr
+
+
+def test_events_of_a_release_before_the_tree_verify_and_are_named_as_not_erasable(url):
+    from modelreg.canonical import canonical_json
+    from modelreg_server import log_entries
+
+    with opened_log(url, 0) as (opened, copies):
+        tree, rows = merkle.Growing(0, []), []
+        for number in range(20):
+            members = dict.fromkeys(
+                ("identity", "repository", "artifact", "tag", "host", "verified_host", "client_address", "purpose")
+            )
+            members |= {
+                "v": 1,
+                "type": "tag.moved",
+                "time": f"{NOW.isoformat(timespec='microseconds')}",
+                "detail": {"n": number},
+            }
+            members |= {"principal": f"person:p{number % 2}", "token": "t", "user_agent": "modelreg/0.1"}
+            rows.append(log_entries.row_of(number, canonical_json(members)))
+            tree.append(merkle.leaf_hash(rows[-1]["entry"]))
+        nodes = [{"level": level, "index": index, "hash": value} for level, index, value in tree.finished]
+        with opened.engine.begin() as connection:  # as migration 0005 leaves them
+            connection.execute(EVENT.insert(), rows)
+            connection.execute(table_of(CustodyNode).insert(), nodes)
+            connection.execute(update(HEAD).values(size=20, frontier=b"".join(tree.frontier)))
+
+        assert findings(opened, copies) == ()
+        log_checking.require_appendable(opened, copies, LATER)
+        append_some(opened, range(5))
+        publish(opened, copies)
+        assert findings(opened, copies) == ()
+
+        erased = log_erasing.erase(opened, copies, "person:p1", "", LATER)
+        assert erased.not_erasable == tuple(range(1, 20, 2))
+        truncate(opened, 10, copies.signer)
+        log_recovery.recover(opened, copies, LATER)
+        assert findings(opened, copies) == ()
+        assert [row._asdict() for row in everything(opened)[0][:20]] == rows
