@@ -145,11 +145,14 @@ def test_an_auditor_verifies_the_whole_log_from_the_registry_and_from_its_copies
 
     registry = own_registry
     signer = registry.parts.database.log_signer
-    policy = registry.trust.policy_path
-    env = registry.environment(tmp_path / "home")
-    assert cli("log", "verify", env=env).returncode == 1  # nothing is pinned
     table = f'\n[log]\norigin = "{signer.origin}"\nkeys = ["{log_keys.verifier_of(signer)}"]\n'
-    policy.write_text(policy.read_text().replace("version = 1", "version = 2") + table)
+    unpinned = registry.trust.policy_path.read_text().partition("[log]")[0]
+    policies = {"pinned": unpinned + table, "unpinned": unpinned}
+    for name, words in policies.items():
+        (tmp_path / f"{name}.toml").write_text(words)
+    env = {**registry.environment(tmp_path / "home"), "MODELREG_TRUST_POLICY": str(tmp_path / "pinned.toml")}
+    without = {**env, "MODELREG_TRUST_POLICY": str(tmp_path / "unpinned.toml")}
+    assert cli("log", "verify", env=without).returncode == 1
     with registry.parts.database.writing() as session, session.begin():
         for number in range(300):
             event = Event(EventType.TAG_MOVED, detail={"n": number})
@@ -158,9 +161,7 @@ def test_an_auditor_verifies_the_whole_log_from_the_registry_and_from_its_copies
     verified = cli("log", "verify", "--json", env=env)
     assert verified.returncode == 0, verified.stderr
     assert f'"log": "{signer.origin}"' in verified.stdout
-    denied = cli(
-        "log", "verify", env=registry.environment(tmp_path / "other", registry.token("person:o", "pull:demo/*"))
-    )
+    denied = cli("log", "verify", env={**env, "MODELREG_TOKEN": registry.token("person:o", "pull:demo/*")})
     assert denied.returncode == 30
 
     copies = log_copies.Copies(registry.parts.store, signer)

@@ -602,16 +602,22 @@ def test_a_postgresql_that_goes_away_stops_grants_with_exit_32(tmp_path, publish
             eventually(lambda: asked(http, request).status == 201)
 
 
-def test_a_read_only_database_stops_grants_with_exit_32(tmp_path, publishing_to, http_to, postgres):
-    url = postgres.make_database("readonly")
-    with running_registry(tmp_path / "registry", database_url=url) as registry:
+FULL = """CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN RAISE EXCEPTION 'No space left on device' USING ERRCODE = 'disk_full'; END $$;
+    CREATE TRIGGER full_disk BEFORE INSERT ON custody_node EXECUTE FUNCTION full_disk()"""
+
+
+def test_a_postgresql_whose_disk_is_full_stops_grants_with_exit_32(tmp_path, publishing_to, http_to, postgres):
+    with running_registry(tmp_path / "registry", database_url=postgres.make_database("full")) as registry:
         request, http = grant_of(registry, publishing_to(registry)), http_to(registry.url)
-        name = url.rpartition("/")[2].partition("?")[0]
-        with registry.parts.database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.execute(text(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on'))
-        registry.parts.database.engine.dispose()
-        answer = asked(http, request)
-        assert (answer.status, answer.code) == (503, "record-unavailable")
+        with registry.parts.database.engine.begin() as connection:
+            connection.execute(text(FULL))
+        for _ in range(3):
+            answer = asked(http, request)
+            assert (answer.status, answer.code) == (503, "record-unavailable")
+        with registry.parts.database.engine.begin() as connection:
+            connection.execute(text("DROP TRIGGER full_disk ON custody_node"))
+        assert asked(http, request).status == 201
 
 
 @pytest.mark.parametrize("trouble", ["disk full", "read-only"])
@@ -702,7 +708,9 @@ def test_the_commands_of_an_operator_from_backup_to_recovery(tmp_path):
     assert erased.returncode == 0, erased.stderr
     assert server_command(folder, "log", "verify", "--copies").returncode == 0
     with sqlite3.connect(folder / "registry.sqlite3") as altering:
-        altering.execute("UPDATE custody_head SET checkpoint = CAST(replace(checkpoint, 'A', 'B') AS BLOB)")
+        note = bytearray(altering.execute("SELECT checkpoint FROM custody_head").fetchone()[0])
+        note[-20] = ord("A") if note[-20] != ord("A") else ord("B")
+        altering.execute("UPDATE custody_head SET checkpoint = ?", (bytes(note),))
     altering.close()
     for arguments in (("log", "verify"), ("serve", "--port", "0")):
         forged = server_command(folder, *arguments)
@@ -717,3 +725,42 @@ def test_init_does_not_begin_another_log_where_one_was_published(tmp_path):
     again = server_command(folder, "init")
     assert again.returncode == 32
     assert "log recover" in again.stderr
+
+
+def test_events_of_a_release_before_the_tree_verify_and_are_named_as_not_erasable(url):
+    from modelreg.canonical import canonical_json
+    from modelreg_server import log_entries
+
+    with opened_log(url, 0) as (opened, copies):
+        tree, rows = merkle.Growing(0, []), []
+        for number in range(20):
+            members = dict.fromkeys(
+                ("identity", "repository", "artifact", "tag", "host", "verified_host", "client_address", "purpose")
+            )
+            members |= {
+                "v": 1,
+                "type": "tag.moved",
+                "time": f"{NOW.isoformat(timespec='microseconds')}",
+                "detail": {"n": number},
+            }
+            members |= {"principal": f"person:p{number % 2}", "token": "t", "user_agent": "modelreg/0.1"}
+            rows.append(log_entries.row_of(number, canonical_json(members)))
+            tree.append(merkle.leaf_hash(rows[-1]["entry"]))
+        nodes = [{"level": level, "index": index, "hash": value} for level, index, value in tree.finished]
+        with opened.engine.begin() as connection:  # as migration 0005 leaves them
+            connection.execute(EVENT.insert(), rows)
+            connection.execute(table_of(CustodyNode).insert(), nodes)
+            connection.execute(update(HEAD).values(size=20, frontier=b"".join(tree.frontier)))
+
+        assert findings(opened, copies) == ()
+        log_checking.require_appendable(opened, copies, LATER)
+        append_some(opened, range(5))
+        publish(opened, copies)
+        assert findings(opened, copies) == ()
+
+        erased = log_erasing.erase(opened, copies, "person:p1", "", LATER)
+        assert erased.not_erasable == tuple(range(1, 20, 2))
+        truncate(opened, 10, copies.signer)
+        log_recovery.recover(opened, copies, LATER)
+        assert findings(opened, copies) == ()
+        assert [row._asdict() for row in everything(opened)[0][:20]] == rows
