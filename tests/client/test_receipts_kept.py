@@ -120,8 +120,9 @@ def test_receipt_verify_refuses_what_does_not_hold(run, environment, tmp_path, c
     assert run("receipt", "verify", file, "--log", key)[0] == expected
 
 
-def test_without_a_pinned_log_the_receipt_is_kept_and_said_to_be_not_verified(run, environment, registry):
-    unpinned = {**environment, "MODELREG_TRUST_POLICY": str(registry.trust.policy_path)}
+def test_without_a_pinned_log_the_receipt_is_kept_and_said_to_be_not_verified(run, environment, registry, tmp_path):
+    (tmp_path / "unpinned.toml").write_text(registry.trust.unpinned_text)
+    unpinned = {**environment, "MODELREG_TRUST_POLICY": str(tmp_path / "unpinned.toml")}
     code, out, _ = run("pull", "demo/m:v1", **unpinned)
     assert code == 0
     assert "receipt: recorded as event" in out

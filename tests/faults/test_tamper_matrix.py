@@ -48,6 +48,7 @@ def _pull(registry, cache):
     return pull.pull(
         registry.api(), Cache(cache), registry.trust.policy, parse_reference("demo/m"),
         purpose="pull", host="test", now=datetime.now(UTC), connections_at_once=4, meter=QUIET,
+        state_dir=cache.with_name(f"{cache.name}-state"),
     )  # fmt: skip
 
 

@@ -43,7 +43,7 @@ def published(tmp_path_factory):
 def _pull(registry, folder, tag):
     return pull.pull(
         registry.api(), Cache(folder / "cache"), registry.trust.policy, parse_reference(f"demo/m:{tag}"),
-        purpose="pull", host="test", now=datetime.now(UTC), connections_at_once=2, meter=QUIET,
+        purpose="pull", host="test", now=datetime.now(UTC), connections_at_once=2, meter=QUIET, state_dir=folder / "state",
     )  # fmt: skip
 
 

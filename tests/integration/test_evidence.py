@@ -16,7 +16,7 @@ def test_evidence_is_made_by_an_auditor_and_verified_where_there_is_no_registry(
     assert made.returncode == 32, made.stdout
     vkey = log_keys.verifier_of(registry.parts.database.log_signer)
     clean = tmp_path / "clean.toml"
-    clean.write_text(registry.trust.policy_path.read_text() + f'\n[log]\norigin = "{vkey.name}"\nkeys = ["{vkey}"]\n')
+    clean.write_text(registry.trust.unpinned_text + f'\n[log]\norigin = "{vkey.name}"\nkeys = ["{vkey}"]\n')
     elsewhere = {
         **{name: value for name, value in env.items() if not name.startswith("MODELREG_")},
         "HOME": str(tmp_path / "elsewhere"),

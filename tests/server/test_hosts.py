@@ -459,7 +459,7 @@ def test_a_whole_push_and_pull_is_signed_by_the_real_client(either, publishing_t
     assert pushed.transferred_bytes == sum(map(len, files.values()))
     pulled = pull(
         machine.api(), Cache(tmp_path / "cache"), either.trust.policy, parse_reference("demo/m:v1"), purpose="pull",
-        host="claimed", now=datetime.now(UTC), connections_at_once=2, meter=QUIET,
+        host="claimed", now=datetime.now(UTC), connections_at_once=2, meter=QUIET, state_dir=tmp_path / "state",
     )  # fmt: skip
     assert (pulled.folder / "large").read_bytes() == files["large"]
     published = of_type(either, "artifact.published")[0]

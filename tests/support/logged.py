@@ -18,7 +18,7 @@ def log_table(registry: Registry, **more: Any) -> str:
 
 def pinned(registry: Registry, path: Path, **more: Any) -> Path:
     """The registry's own trust policy with its log pinned, written to a file for clients."""
-    path.write_text(registry.trust.policy_path.read_text() + log_table(registry, **more))
+    path.write_text(registry.trust.unpinned_text + log_table(registry, **more))
     return path
 
 

@@ -80,6 +80,17 @@ class Trust:
         return str(notes.key_of(origin, notes.ED25519, self.log_key.public_key()))
 
     @property
+    def unpinned_text(self) -> str:
+        """The trust policy without its `[log]` table, which is the last."""
+        return (
+            self.policy_path.read_text().partition("\n# The registry's custody log")[0].partition("\n[log]")[0] + "\n"
+        )
+
+    @property
+    def unpinned(self) -> trust.TrustPolicy:
+        return trust.parse(self.unpinned_text.encode())
+
+    @property
     def policy_path(self) -> Path:
         return self.folder / "trust.toml"
 
