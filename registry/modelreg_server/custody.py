@@ -129,6 +129,7 @@ class CustodyEvent(SQLModel, table=True):
 # What a decision to grant rests on: who may, from where, and what is distrusted.
 DECISIVE = frozenset(
     {
+        EventType.ARTIFACT_SIGNED,
         EventType.ARTIFACT_QUARANTINED,
         EventType.ARTIFACT_RELEASED,
         EventType.ARTIFACT_REVOKED,

@@ -45,6 +45,10 @@ class Database:
         """A session for looking; on PostgreSQL its transaction is READ ONLY."""
         return Session(self._reading_engine)
 
+    def glancing(self) -> Session:
+        """A session for single statements that need not agree with each other: no BEGIN and no ROLLBACK on PostgreSQL."""
+        return Session(self._glancing_engine)
+
     def writing(self) -> Session:
         """A session for changing."""
         return Session(self._writing_engine, info={"log_signer": self.log_signer})
@@ -52,6 +56,12 @@ class Database:
     @cached_property
     def _reading_engine(self) -> Engine:
         return self.engine.execution_options(modelreg_writes=False)
+
+    @cached_property
+    def _glancing_engine(self) -> Engine:
+        if self.engine.dialect.name == "postgresql":
+            return self.engine.execution_options(isolation_level="AUTOCOMMIT", modelreg_writes=False)
+        return self._reading_engine
 
     @cached_property
     def _writing_engine(self) -> Engine:

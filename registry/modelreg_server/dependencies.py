@@ -6,7 +6,7 @@ that declares neither `Requires` nor `Public`. Sessions only open and close here
 
 import ipaddress
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
@@ -28,6 +28,7 @@ from modelreg_server.group_commit import Recorder
 from modelreg_server.identity import EVERYWHERE, Anonymous, Authenticator, Verb, hosts, tokens
 from modelreg_server.identity.federation import Federation
 from modelreg_server.identity.hosts import Received
+from modelreg_server.known_artifacts import KnownArtifacts
 from modelreg_server.log_publishing import Publishing
 from modelreg_server.measuring import Measuring
 from modelreg_server.settings import Settings
@@ -53,6 +54,7 @@ class Parts:
     counters: Counters
     publishing: Publishing
     tsa: TimeStampingAuthority | None = None
+    known_artifacts: KnownArtifacts = field(default_factory=KnownArtifacts)
     witnesses: Witnesses | None = None
 
     def trust_policy(self) -> trust.TrustPolicy:
@@ -174,7 +176,7 @@ def authenticate(request: Request) -> Caller:
     received = received_of(request)
     credential = _bearer(received)
     proxies = parts.settings.behind_proxy if parts.settings.client_cert_header else None
-    with parts.database.reading() as session:
+    with parts.database.glancing() as session:  # the epoch first: what is read after it is no older
         epoch = custody.epoch(session)
         known = hosts.known_host(session, received, proxies, now)
         principal = parts.authenticator.authenticate(session, credential, now)

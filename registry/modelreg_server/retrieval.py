@@ -22,15 +22,8 @@ from modelreg_server.custody_tree import insert_late
 from modelreg_server.database import Database
 from modelreg_server.group_commit import Recorder
 from modelreg_server.identity import Verb
+from modelreg_server.known_artifacts import KnownArtifact, KnownArtifacts, Permitted
 from modelreg_server.tables import Artifact, ArtifactFile, Blob, GrantRow, Publication, Repository, Signature
-
-
-@dataclass(frozen=True)
-class Permitted:
-    """The decision to grant, and what the client needs to verify before it asks for bytes."""
-
-    manifest: bytes
-    bundles: list[bytes]
 
 
 @dataclass(frozen=True)
@@ -45,6 +38,7 @@ class Granted:
 
 def grant(
     recorder: Recorder,
+    known: KnownArtifacts,
     caller: Caller,
     repository: str,
     *,
@@ -65,14 +59,20 @@ def grant(
         NotFound, Forbidden: absent, hidden, or not permitted.
         Revoked, Quarantined: the artifact is recalled here, or by the server's trust policy.
     """
-    with recorder.database.reading() as session:
-        decision = _decide(session, caller, repository, artifact, policy)
+    found = known.get(caller.epoch, repository, artifact)
+    if found is not None:
+        decision = _decide_known(caller, repository, artifact, found, policy)
+    else:
+        with recorder.database.reading() as session:
+            decision, found = _decide(session, caller, repository, artifact, policy)
+        if found is not None:
+            known.put(caller.epoch, repository, artifact, found)
     event = {"repository": repository, "artifact": artifact, "tag": tag, "host": host, "purpose": purpose}
     grant_id, expires_at = str(uuid.uuid4()), caller.now + lifetime
 
     def append(session: Session) -> Permitted | ModelregError:
         now = current(session, caller)
-        settled = decision if now is caller else _decide(session, now, repository, artifact, policy)
+        settled = decision if now is caller else _decide(session, now, repository, artifact, policy)[0]
         if isinstance(settled, ModelregError):
             _append_refusal(session, caller, settled, event)
         else:
@@ -87,19 +87,28 @@ def grant(
 
 def _decide(
     session: Session, caller: Caller, repository: str, artifact: str, policy: Callable[[], TrustPolicy | None]
-) -> Permitted | ModelregError:
-    """What the artifact's bytes are verified with, or the refusal."""
-    found = session.connection().execute(_FOUND, {"repository": repository, "artifact": artifact}).one_or_none()
-    sensitive = found is not None and found.sensitive
+) -> tuple[Permitted | ModelregError, KnownArtifact | None]:
+    """What the artifact's bytes are verified with, or the refusal; and what of it does not depend on who asks."""
+    row = session.connection().execute(_FOUND, {"repository": repository, "artifact": artifact}).one_or_none()
+    sensitive = row is not None and row.sensitive
     if not caller.principal.may(Verb.PULL, repository, sensitive=sensitive):
-        return denied(caller.principal, Verb.PULL, repository, sensitive=sensitive)
-    if found is None or found.publication_id is None:
-        return NotFound(f"{repository} has no artifact {artifact}, or this token may not see it")
-    if (recalled := recalls.refusal(session, artifact) or _by_policy(policy(), artifact)) is not None:
-        return recalled
+        return denied(caller.principal, Verb.PULL, repository, sensitive=sensitive), None
+    if row is None or row.publication_id is None:
+        return NotFound(f"{repository} has no artifact {artifact}, or this token may not see it"), None
+    if (recalled := recalls.refusal(session, artifact)) is not None:
+        return recalled, None
     manifest = session.connection().execute(_MANIFEST, {"artifact": artifact}).scalar_one()
-    bundles = session.connection().execute(_BUNDLES, {"publication": found.publication_id}).scalars().all()
-    return Permitted(manifest, list(bundles))
+    bundles = session.connection().execute(_BUNDLES, {"publication": row.publication_id}).scalars().all()
+    found = KnownArtifact(sensitive, Permitted(manifest, list(bundles)))
+    return _decide_known(caller, repository, artifact, found, policy), found
+
+
+def _decide_known(
+    caller: Caller, repository: str, artifact: str, found: KnownArtifact, policy: Callable[[], TrustPolicy | None]
+) -> Permitted | ModelregError:
+    if not caller.principal.may(Verb.PULL, repository, sensitive=found.sensitive):
+        return denied(caller.principal, Verb.PULL, repository, sensitive=found.sensitive)
+    return _by_policy(policy(), artifact) or found.permitted
 
 
 # Columns, and statements made once: they are asked for every grant.

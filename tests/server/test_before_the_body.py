@@ -22,6 +22,7 @@ TAKING_BODIES = [
     "POST /v1/grants/{grant_id}/loads",
     "POST /v1/grants/{grant_id}/read-requests",
     "POST /v1/grants/{grant_id}/receipts",
+    "POST /v1/loads/{load_id}/end",
     "POST /v1/hosts",
     "POST /v1/hosts/invitations",
     "POST /v1/publications/{publication_id}/part-requests",

@@ -32,6 +32,7 @@ def grant(repository: RepositoryDep, request: wire.GrantRequest, caller: Puller,
     parts.publishing.require_recent()
     granted = retrieval.grant(
         parts.recorder,
+        parts.known_artifacts,
         caller,
         repository,
         artifact=request.artifact,
