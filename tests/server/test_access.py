@@ -79,7 +79,6 @@ def test_what_one_worker_grants_or_revokes_holds_at_once_on_another(either, publ
         Settings(
             data_dir=either.parts.settings.data_dir,
             trust_policy=either.trust.policy_path,
-            log_key=either.trust.log_key_path,
             database_url=either.parts.settings.database_url,
         )
     )

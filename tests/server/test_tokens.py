@@ -224,7 +224,7 @@ def test_init_prints_one_admin_token_and_refuses_to_do_it_again(tmp_path):
     assert "initialised before" in again.stderr
     assert not FORM.findall(again.stdout + again.stderr)
 
-    with running_registry(tmp_path, log_key=None) as registry:  # the same data folder
+    with running_registry(tmp_path) as registry:  # the same data folder
         who = registry.api(found[0]).whoami()
         assert who.principal == "person:admin"
         assert set(who.scopes) == {f"{verb.value}:*/*" for verb in Verb}
