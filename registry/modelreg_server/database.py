@@ -173,7 +173,8 @@ def _begin_sqlite(connection: Connection) -> None:
 
 def _begin_postgresql(connection: Connection) -> None:
     driver: psycopg.Connection[Any] = connection.connection.driver_connection  # type: ignore[assignment]
-    driver.read_only = not _writes(connection)  # said with the BEGIN that goes before the first statement
+    # Said with the BEGIN that goes before the first statement; a database that its administrator made read-only stays so.
+    driver.read_only = None if _writes(connection) else True
 
 
 def _note_use(_connection: Any, record: ConnectionPoolEntry) -> None:
