@@ -131,7 +131,6 @@ def create_app(settings: Settings, clock: Callable[[], datetime] = lambda: datet
         hosts,
         repositories,
         publications,
-        grants,
         loads,
         events,
         timestamps,

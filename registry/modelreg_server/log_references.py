@@ -161,7 +161,10 @@ def _recalled_artifacts(session: Session) -> Iterator[tuple[int, str]]:
     query = select(event.c.index, event.c.type, event.c.artifact, recall.c.kind).select_from(joined)
     for index, kind, artifact, open_now in session.connection().execute(query.order_by(event.c.index)):
         if open_now != _KINDS.get(kind):
-            yield index, f"{artifact} has the recall {open_now or 'none'}, and event {index} says {kind}; recall it again"
+            yield (
+                index,
+                f"{artifact} has the recall {open_now or 'none'}, and event {index} says {kind}; recall it again",
+            )
 
 
 def _tags(session: Session) -> Iterator[tuple[int, str]]:

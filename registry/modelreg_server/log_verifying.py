@@ -328,9 +328,7 @@ def _compare(session: Session, size: int, copies: Copies, published: Checkpoint)
         return [Finding(None, f"the log differs from the published one: {error.detail}")]
     if index is not None:
         return [Finding(index, f"another entry was published, in the log of {published.size} entries")]
-    return [
-        Finding(size, f"a log of {published.size} entries was published, and {size} are here: it was rolled back")
-    ]
+    return [Finding(size, f"a log of {published.size} entries was published, and {size} are here: it was rolled back")]
 
 
 def copies_findings(copies: Copies) -> list[Finding]:

@@ -5,6 +5,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import delete, select, update
 
+from modelreg.digests import Digest
 from modelreg_server import custody, log_erasing, log_verifying
 from modelreg_server.custody import Actor, Event, EventType
 from modelreg_server.custody_identities import CustodyIdentity
@@ -184,3 +185,12 @@ def test_a_head_that_lost_its_signature_is_found_where_nothing_was_published(url
         with opened.engine.begin() as connection:
             connection.execute(update(HEAD).values(checkpoint=None, appended_at=None))
         assert [finding.what for finding in findings(opened, copies)] == ["the head is not signed"]
+
+
+def test_who_signed_stands_beside_the_log_and_not_in_it(own_registry, publishing_to):
+    pushed = publishing_to(own_registry).push({"model.bin": b"x"})
+    api = own_registry.api()
+    (event,) = api.events(artifact=Digest.parse(pushed.published.artifact), types=["artifact.published"])
+    assert event.detail["identity"] == "email:al@demo.example"
+    with own_registry.parts.database.reading() as session:
+        assert b"al@demo.example" not in session.get(custody.CustodyEvent, event.index).entry
