@@ -216,6 +216,13 @@ def one_at_a_time(session: Session, *names: str) -> None:
         session.connection().execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
 
 
+def one_state(session: Session) -> Connection:
+    """The connection of a fresh session, in a transaction that sees one state, whatever is committed meanwhile."""
+    if session.get_bind().dialect.name == "postgresql":
+        return session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+    return session.connection()  # SQLite has no other
+
+
 def table_of(rows: type[SQLModel]) -> Table:
     """The table of a class of rows, for statements that know no rows."""
     table = inspect(rows).local_table

@@ -102,13 +102,6 @@ def verify(connection: Connection, copies: Copies, segments: Segments | None = N
     return Report(size, root, head.checkpoint is not None, published, tuple(ordered))
 
 
-def one_state(session: Session) -> Connection:
-    """The connection of a fresh session in a transaction that sees the log as it is now, whatever is appended meanwhile."""
-    if session.get_bind().dialect.name == "postgresql":
-        return session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
-    return session.connection()  # SQLite has no other
-
-
 def verify_segment(connection: Connection, start: int, stop: int) -> Segment:
     """Verify the entries of an aligned segment, and the nodes that cover nothing else."""
     return verify_rows(_rows(connection, start, stop), start, stop, _stored(connection, start, stop))

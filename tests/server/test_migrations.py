@@ -119,7 +119,7 @@ def test_thousands_of_events_become_a_tree_while_somebody_else_migrates_too(eith
     copies = Copies(MemoryStore(), opened.log_signer)
     for expected in (3001, 3002):
         with opened.reading() as session:
-            report = log_verifying.verify(log_verifying.one_state(session), copies)
+            report = log_verifying.verify(database.one_state(session), copies)
         assert (report.size, report.findings) == (expected, ())
         with opened.writing() as session, session.begin():
             custody.append(session, Actor("workload:new", None), Event(EventType.TAG_RESOLVED), datetime.now(UTC))

@@ -5,8 +5,9 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import delete, select, update
 
+from modelreg import merkle
 from modelreg.digests import Digest
-from modelreg_server import custody, log_erasing, log_verifying
+from modelreg_server import custody, database, log_checking, log_erasing, log_publishing, log_verifying
 from modelreg_server.custody import Actor, Event, EventType
 from modelreg_server.custody_identities import CustodyIdentity
 from modelreg_server.custody_tree import CustodyHead
@@ -27,7 +28,7 @@ def url(request, tmp_path):
 
 def findings(opened, copies, segments=None):
     with opened.reading() as session:
-        return log_verifying.verify(log_verifying.one_state(session), copies, segments).findings
+        return log_verifying.verify(database.one_state(session), copies, segments).findings
 
 
 def refused(opened, person, at=LATER):
@@ -194,3 +195,48 @@ def test_who_signed_stands_beside_the_log_and_not_in_it(own_registry, publishing
     assert event.detail["identity"] == "email:al@demo.example"
     with own_registry.parts.database.reading() as session:
         assert b"al@demo.example" not in session.get(custody.CustodyEvent, event.index).entry
+
+
+def grow(opened, copies, numbers):
+    append_some(opened, numbers)
+    publish(opened, copies, numbers.start)
+
+
+def test_a_server_starts_while_another_appends_and_publishes(url, monkeypatch):
+    with opened_log(url, 300) as (opened, copies):
+        real_list, real_growing = copies.store.list_copies, merkle.growing_from
+        at = [300]
+
+        def meanwhile():
+            at[0] += 300
+            grow(opened, copies, range(at[0] - 300, at[0]))
+
+        def list_copies(folder, after=""):
+            copies.store.list_copies = real_list
+            meanwhile()
+            return real_list(folder, after)
+
+        def growing_from(size, frontier):
+            monkeypatch.setattr(merkle, "growing_from", real_growing)
+            meanwhile()
+            return real_growing(size, frontier)
+
+        monkeypatch.setattr(merkle, "growing_from", growing_from)
+        log_checking.require_appendable(opened, copies, LATER)
+        copies.store.list_copies = list_copies
+        log_checking.require_appendable(opened, copies, LATER)
+        assert at[0] == 900
+
+
+def test_who_takes_over_publishing_sees_what_the_last_one_published(url, tmp_path):
+    with opened_log(url, 30) as (opened, copies):
+        publishing = log_publishing.Publishing(opened, copies, tmp_path / "lock", every_seconds=60, max_lag_seconds=60)
+
+        def is_ours():
+            """The other process publishes its last and lets go."""
+            grow(opened, copies, range(30, 40))
+            return True
+
+        publishing._lock.is_ours = is_ours
+        publishing.round()
+        publishing.require_recent()
