@@ -118,7 +118,9 @@ def _recover(_options: argparse.Namespace, settings: Settings) -> int:
         for name in names:
             print(f"    {name}")
     print("Tokens, access grants and hosts that were revoked after the backup are valid again: revoke them again.")
-    print("Artifacts that were recalled after it are served again: recall them again; `log verify` names them, and tags.")
+    print(
+        "Artifacts that were recalled after it are served again: recall them again; `log verify` names them, and tags."
+    )
     return 0
 
 
