@@ -139,6 +139,8 @@ DECISIVE = frozenset(
         EventType.ACCESS_REVOKED,
         EventType.REPOSITORY_CHANGED,
         EventType.HOST_REVOKED,
+        EventType.IDENTITY_ERASED,  # ends tokens
+        EventType.LOG_RECOVERED,
     }
 )
 
@@ -182,7 +184,9 @@ def append(session: Session, actor: Actor, event: Event, now: datetime) -> int:
         "user_agent": actor.user_agent[:MAX_TEXT_CHARS] if actor.user_agent else None,
     }
     by = custody_identities.commit(session, actor.principal, who)
-    about = custody_identities.commit(session, event.about or "", event.personal) if event.personal else None
+    # With the name in it: what is said alike to two people is two openings, and each goes with its own.
+    said = {"about": event.about, **event.personal}
+    about = custody_identities.commit(session, event.about or "", said) if event.personal else None
     entry = canonical_json(
         {
             "v": 2,

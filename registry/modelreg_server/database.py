@@ -183,7 +183,8 @@ def _begin_sqlite(connection: Connection) -> None:
 
 def _begin_postgresql(connection: Connection) -> None:
     driver: psycopg.Connection[Any] = connection.connection.driver_connection  # type: ignore[assignment]
-    driver.read_only = not _writes(connection)  # said with the BEGIN that goes before the first statement
+    # Said with the BEGIN that goes before the first statement; a database that its administrator made read-only stays so.
+    driver.read_only = None if _writes(connection) else True
 
 
 def _note_use(_connection: Any, record: ConnectionPoolEntry) -> None:
@@ -223,6 +224,13 @@ def one_at_a_time(session: Session, *names: str) -> None:
     if session.get_bind().dialect.name == "postgresql":
         key = int.from_bytes(hashlib.sha256("\0".join(names).encode()).digest()[:8], signed=True)
         session.connection().execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
+
+
+def one_state(session: Session) -> Connection:
+    """The connection of a fresh session, in a transaction that sees one state, whatever is committed meanwhile."""
+    if session.get_bind().dialect.name == "postgresql":
+        return session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+    return session.connection()  # SQLite has no other
 
 
 def table_of(rows: type[SQLModel]) -> Table:

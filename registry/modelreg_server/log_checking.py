@@ -18,7 +18,7 @@ from modelreg.tiles import WIDTH, Tile
 from modelreg_server import custody_tree
 from modelreg_server.custody import CustodyEvent
 from modelreg_server.custody_tree import CustodyHead, CustodyNode
-from modelreg_server.database import Database
+from modelreg_server.database import Database, one_state
 from modelreg_server.log_copies import Copies
 
 MAX_CLOCK_BEHIND = timedelta(minutes=5)
@@ -34,11 +34,13 @@ def require_appendable(database: Database, copies: Copies, now: datetime) -> Non
         RecordUnavailable: what is wrong, and what to do; also when the store cannot be asked.
     """
     try:
+        sizes = copies.checkpoint_sizes()  # before the head: what others append and publish meanwhile is no rollback
         with database.reading() as session:
+            one_state(session)
             head = _head(session)
             _require_consistent_head(session, head, copies)
             _require_clock(head, now)
-            _compare(session, head, copies)
+            _compare(session, head, copies, sizes)
     except (LogNotIntact, StorageUnavailable) as error:
         raise RecordUnavailable(_sentence(error), log_problem=error.code) from None
     except (ValueError, TypeError, AttributeError):  # SQLite keeps any type in any column
@@ -90,9 +92,8 @@ def _require_clock(head: CustodyHead, now: datetime) -> None:
         )
 
 
-def _compare(session: Session, head: CustodyHead, copies: Copies) -> None:
+def _compare(session: Session, head: CustodyHead, copies: Copies, sizes: list[int]) -> None:
     """Hold the head against the published checkpoints. One that our key did not sign says nothing, but is warned of."""
-    sizes = copies.checkpoint_sizes()
     for size in (size for size in sizes if size > head.size):
         if copies.checkpoint(size) is not None:
             raise RecordUnavailable(

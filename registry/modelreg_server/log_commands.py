@@ -74,7 +74,7 @@ def _verify(options: argparse.Namespace, settings: Settings) -> int:
         size = session.exec(select(CustodyHead.size)).one_or_none() or 0
     jobs = min(options.jobs, -(-size // log_verifying.SEGMENT))
     with log_workers.worker_segments(settings.resolved_database_url, jobs) as segments, opened.reading() as session:
-        report = log_verifying.verify(session.connection(), copies, segments)
+        report = log_verifying.verify(database.one_state(session), copies, segments)
     if options.copies and report.published_size is not None:
         report = replace(report, findings=(*report.findings, *log_verifying.copies_findings(copies)))
     if options.json:
@@ -118,6 +118,9 @@ def _recover(_options: argparse.Namespace, settings: Settings) -> int:
         for name in names:
             print(f"    {name}")
     print("Tokens, access grants and hosts that were revoked after the backup are valid again: revoke them again.")
+    print(
+        "Artifacts that were recalled after it are served again: recall them again; `log verify` names them, and tags."
+    )
     return 0
 
 

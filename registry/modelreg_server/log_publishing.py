@@ -85,11 +85,10 @@ class Publishing:
         """Publish if there is something new and it is our turn; remember whether the store is behind."""
         now = self._clock()
         try:
-            size = self._size()
             if self._lock.is_ours():
-                self._publish(size, now)
+                self._publish(now)
             else:
-                self._follow(size, now)
+                self._follow(self._size(), now)
             self._not_intact = None
         except LogNotIntact as error:
             self._not_intact = error.detail
@@ -100,10 +99,11 @@ class Publishing:
             detail = getattr(error, "detail", type(error).__name__)
             _log.error("the custody log was not published: %s", detail)
 
-    def _publish(self, size: int, now: float) -> None:
+    def _publish(self, now: float) -> None:
         if self._published is None:
             newest = self._copies.newest()
             self._published = newest.size if newest else 0
+        size = self._size()  # after that: another process may have published its last since
         if size < self._published:
             raise LogRolledBack(f"the custody log has {size} events, and {self._published} were published")
         if size > self._published:

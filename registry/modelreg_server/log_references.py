@@ -4,13 +4,24 @@ import hashlib
 from collections.abc import Iterator
 from typing import Any
 
-from sqlalchemy import or_, select
+from sqlalchemy import func, or_, select
 from sqlmodel import Session, SQLModel
 
 from modelreg.canonical import canonical_json
+from modelreg.errors import LogNotIntact
+from modelreg_server import log_entries
 from modelreg_server.custody import CustodyEvent, EventType
 from modelreg_server.custody_identities import CustodyIdentity, commitment_of
-from modelreg_server.tables import GrantRow, Publication, Tag, TrustFile, table_of
+from modelreg_server.tables import (
+    GrantRow,
+    Publication,
+    Recall,
+    Repository,
+    RuntimeLoad,
+    Tag,
+    TrustFile,
+    table_of,
+)
 
 _ROWS = 1000
 # Row, its column for people, the type of its event, and what both say.
@@ -19,7 +30,15 @@ _RESTING: tuple[tuple[type[SQLModel], str, EventType, dict[str, str]], ...] = (
     (Publication, "artifact_digest", EventType.ARTIFACT_PUBLISHED, {"artifact_digest": "artifact"}),
     (Tag, "name", EventType.TAG_MOVED, {"artifact_digest": "artifact", "name": "tag"}),
     (TrustFile, "name", EventType.TRUST_PUBLISHED, {}),
+    (
+        RuntimeLoad,
+        "id",
+        EventType.ARTIFACT_LOADED,
+        {"artifact_digest": "artifact", "repository": "repository", "host": "host", "verified_host": "verified_host"},
+    ),
 )
+_KINDS = {EventType.ARTIFACT_QUARANTINED.value: "quarantine", EventType.ARTIFACT_REVOKED.value: "revocation"}
+_LIFTING = (EventType.ARTIFACT_RELEASED.value, EventType.ARTIFACT_REVOKED.value)
 
 
 def reference_findings(session: Session) -> Iterator[tuple[int, str]]:
@@ -27,6 +46,10 @@ def reference_findings(session: Session) -> Iterator[tuple[int, str]]:
     yield from _openings(session)
     for resting in _RESTING:
         yield from _rows(session, *resting)
+    yield from _ended_loads(session)
+    yield from _recalls(session)
+    yield from _recalled_artifacts(session)
+    yield from _tags(session)
 
 
 def _openings(session: Session) -> Iterator[tuple[int, str]]:
@@ -51,7 +74,8 @@ def _opens(row: Any) -> bool:
         return False
     if not opens or hashlib.sha256(plain).hexdigest() != row.plain_sha256:
         return False
-    named = row.body.get("principal") if isinstance(row.body, dict) else None
+    body = row.body if isinstance(row.body, dict) else {}
+    named = body.get("principal", body.get("about"))
     return not isinstance(named, str) or named[:200] == row.principal
 
 
@@ -74,3 +98,90 @@ def _rows(
     query = select(row.c.event_index, row.c[name]).select_from(joined).where(differs).order_by(row.c.event_index)
     for index, text in session.connection().execute(query.limit(100)):
         yield index, f"the {kind.__tablename__} {str(text)[:80]} rests on event {index}, which does not say so"
+
+
+def _ended_loads(session: Session) -> Iterator[tuple[int, str]]:
+    """Loads that ended without an event of theirs that says so."""
+    load, event = table_of(RuntimeLoad), table_of(CustodyEvent)
+    joined = load.outerjoin(event, event.c.index == load.c.ended_event_index)
+    query = select(load.c.event_index, load.c.id, load.c.ended_event_index).select_from(joined)
+    wrong = or_(
+        load.c.ended_event_index.is_(None),
+        event.c.type.is_distinct_from(EventType.ARTIFACT_UNLOADED.value),
+        event.c.artifact.is_distinct_from(load.c.artifact_digest),
+    )
+    query = query.where(load.c.ended_at.is_not(None), wrong).order_by(load.c.event_index)
+    for index, name, end in session.connection().execute(query.limit(100)):
+        yield index, f"the runtime_load {name} ended, and event {end} does not say so"
+
+
+def _recalls(session: Session) -> Iterator[tuple[int, str]]:
+    """Recalls that say something else than the events that they rest on; they are few."""
+    recall, event = table_of(Recall), table_of(CustodyEvent)
+    lifting = event.alias()
+    joined = recall.outerjoin(event, event.c.index == recall.c.event_index).outerjoin(
+        lifting, lifting.c.index == recall.c.lifted_event_index
+    )
+    stands = (recall.c.kind, recall.c.artifact_digest, recall.c.id, recall.c.reason)
+    lifted = (recall.c.lifted_at.is_not(None), recall.c.lifted_event_index, lifting.c.type, lifting.c.artifact)
+    query = select(recall.c.event_index, event.c.entry, *stands, *lifted).select_from(joined)
+    for row in session.connection().execute(query.order_by(recall.c.event_index)):
+        index, entry, kind, artifact, name, reason, over, end, end_type, end_artifact = row
+        if _recalled_by(entry) != (kind, artifact, name, reason):
+            yield index, f"the recall {name} rests on event {index}, which does not say so"
+        elif over and (end_type not in _LIFTING or end_artifact != artifact):
+            yield index, f"the recall {name} was lifted, and event {end} does not say so"
+
+
+def _recalled_by(entry: Any) -> tuple[Any, ...] | None:
+    """Kind, artifact, id and reason of the recall that an entry tells of."""
+    if not isinstance(entry, bytes):  # there is none, or SQLite holds something else
+        return None
+    try:
+        members = log_entries.members_of(entry)
+    except LogNotIntact:
+        return None
+    detail = members["detail"]
+    return _KINDS.get(members["type"]), members["artifact"], detail.get("recall"), detail.get("reason")
+
+
+def _recalled_artifacts(session: Session) -> Iterator[tuple[int, str]]:
+    """Artifacts that are served, or not, against the word of the last event about that."""
+    recall, event = table_of(Recall), table_of(CustodyEvent)
+    types = (*_KINDS, EventType.ARTIFACT_RELEASED.value)
+    last = (
+        select(func.max(event.c.index).label("last"))
+        .where(event.c.type.in_(types), event.c.artifact.is_not(None))
+        .group_by(event.c.artifact)
+        .subquery()
+    )
+    joined = last.join(event, event.c.index == last.c.last).outerjoin(
+        recall, (recall.c.artifact_digest == event.c.artifact) & recall.c.lifted_at.is_(None)
+    )
+    query = select(event.c.index, event.c.type, event.c.artifact, recall.c.kind).select_from(joined)
+    for index, kind, artifact, open_now in session.connection().execute(query.order_by(event.c.index)):
+        if open_now != _KINDS.get(kind):
+            yield (
+                index,
+                f"{artifact} has the recall {open_now or 'none'}, and event {index} says {kind}; recall it again",
+            )
+
+
+def _tags(session: Session) -> Iterator[tuple[int, str]]:
+    """Tags that point elsewhere than they were moved last; in a repository, which the tag's row does not name."""
+    tag, repository, event = table_of(Tag), table_of(Repository), table_of(CustodyEvent)
+    moves = (
+        select(event.c.repository, event.c.tag, func.max(event.c.index))
+        .where(event.c.type == EventType.TAG_MOVED.value)
+        .group_by(event.c.repository, event.c.tag)
+    )
+    last = {(place, name): index for place, name, index in session.connection().execute(moves)}
+    query = select(repository.c.name, tag.c.name, tag.c.event_index).select_from(
+        tag.join(repository, repository.c.id == tag.c.repository_id)
+    )
+    for place, name, index in session.connection().execute(query.order_by(tag.c.event_index)):
+        if (moved := last.get((place, name))) != index:
+            yield (
+                moved if moved is not None else index,
+                f"the tag {place}:{name} is as event {index} left it, and its last move is event {moved}",
+            )

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, func, select
 from sqlmodel import Session
 
 from modelreg import checkpoints, log_audit, merkle, notes, tiles
+from modelreg.checkpoints import Checkpoint
 from modelreg.errors import LogNotIntact, ModelregError
 from modelreg.trust import LogTrust
 from modelreg_server import custody_tree, database, log_entries
@@ -72,6 +73,8 @@ def verify(connection: Connection, copies: Copies, segments: Segments | None = N
     `segments` shares the work between processes; without it this one does all. Memory does not grow with the log. The
     connection's transaction should see one state of the database; what is appended meanwhile is not looked at.
     """
+    newest = copies.newest()  # before the head: what is published meanwhile is not looked at either
+    published = newest.size if newest else None
     head, counted = _head(connection)
     if head is None:
         return Report(0, None, signed=False, published_size=None, findings=(Finding(None, "the log has no head"),))
@@ -85,10 +88,10 @@ def verify(connection: Connection, copies: Copies, segments: Segments | None = N
         findings += upper
     findings += _extra(connection, size, counted)
     if not findings:
-        findings += _head_findings(head, tree, copies)
+        findings += _head_findings(head, tree, copies) or _unsigned(connection, head)
     with Session(connection) as session:
-        published, compared = _compare(session, size, copies)
-        findings = [_placed(session, it, size, copies) if it.span > 1 and published else it for it in findings]
+        compared = _compare(session, size, copies, newest) if newest else []
+        findings = [_placed(session, it, size, copies, newest) if it.span > 1 and newest else it for it in findings]
         references = [Finding(index, what) for index, what in reference_findings(session)]
     findings += compared
     if published is not None and not compared:
@@ -294,27 +297,31 @@ def _head_findings(head: Any, tree: merkle.Growing, copies: Copies) -> list[Find
     return []
 
 
-def _compare(session: Session, size: int, copies: Copies) -> tuple[int | None, list[Finding]]:
+def _unsigned(connection: Connection, head: Any) -> list[Finding]:
+    """Only events of before the tree were appended without a signature."""
+    event = table_of(CustodyEvent)
+    query = select(event.c.index).where(event.c.actor.is_not(None)).limit(1)
+    if head.checkpoint is not None or connection.execute(query).first() is None:
+        return []
+    return [Finding(None, "the head is not signed")]
+
+
+def _compare(session: Session, size: int, copies: Copies, published: Checkpoint) -> list[Finding]:
     """Hold the stored nodes against the newest checkpoint that was published; where they differ, find where."""
-    published = copies.newest()
-    if published is None:
-        return None, []
     common = min(size, published.size)
     ours = custody_tree.reader(session)
     theirs = tiles.reader(published.size, copies.read_tile)
     try:
         if merkle.root(common, ours) == published.root and common == published.size:
-            return published.size, []
+            return []
         if merkle.root(published.size, theirs) != published.root:
-            return published.size, [Finding(None, "the published tiles do not make the published root")]
+            return [Finding(None, "the published tiles do not make the published root")]
         index = first_difference(common, ours, theirs)
     except LogNotIntact as error:
-        return published.size, [Finding(None, f"the log differs from the published one: {error.detail}")]
+        return [Finding(None, f"the log differs from the published one: {error.detail}")]
     if index is not None:
-        return published.size, [Finding(index, f"another entry was published, in the log of {published.size} entries")]
-    return published.size, [
-        Finding(size, f"a log of {published.size} entries was published, and {size} are here: it was rolled back")
-    ]
+        return [Finding(index, f"another entry was published, in the log of {published.size} entries")]
+    return [Finding(size, f"a log of {published.size} entries was published, and {size} are here: it was rolled back")]
 
 
 def copies_findings(copies: Copies) -> list[Finding]:
@@ -330,10 +337,9 @@ def copies_findings(copies: Copies) -> list[Finding]:
     return []
 
 
-def _placed(session: Session, finding: Finding, size: int, copies: Copies) -> Finding:
+def _placed(session: Session, finding: Finding, size: int, copies: Copies, published: Checkpoint) -> Finding:
     """Name the entry under a node that is wrong: the first one whose published leaf, proved, is another."""
-    published = copies.newest()
-    if published is None or finding.index is None:
+    if finding.index is None:
         return finding
     ours, theirs = custody_tree.reader(session), tiles.reader(published.size, copies.read_tile)
     try:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
+from typing import Any
 
 from sqlalchemy.orm import defer
 from sqlmodel import Session, col, select
@@ -464,17 +465,18 @@ def _publish(
         "size_bytes": verified.manifest.total_bytes,
         "files": len(verified.manifest.files),
         "authority": signer.authority,
-        "identity": signer.identity,
         "key": str(signer.key_ids[0]),
         "bundle": str(sha256_of(verified.raw_bundle)),
     }
+    # Often somebody's address: it can be erased with whoever published it.
+    named_by: dict[str, Any] = {"about": caller.principal.name, "personal": {"identity": signer.identity}}
     publication = session.exec(
         select(Publication).where(Publication.repository_id == repository.id, Publication.artifact_digest == digest)
     ).one_or_none()
     created = publication is None
     if publication is None:
         named = {**detail, **derivations.detail_of(parents)}
-        event = Event(EventType.ARTIFACT_PUBLISHED, repository.name, digest, detail=named)
+        event = Event(EventType.ARTIFACT_PUBLISHED, repository.name, digest, detail=named, **named_by)
         publication = Publication(
             repository_id=repository.id,
             artifact_digest=digest,
@@ -504,6 +506,6 @@ def _publish(
     if not countersigning.keep(session, signature, verified, policy):
         return publication.event_index, created
     if not created:
-        event = Event(EventType.ARTIFACT_SIGNED, repository.name, digest, detail=detail)
+        event = Event(EventType.ARTIFACT_SIGNED, repository.name, digest, detail=detail, **named_by)
         custody.append(session, caller.actor, event, caller.now)
     return publication.event_index, created

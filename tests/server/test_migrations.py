@@ -1,20 +1,33 @@
 """A database of an earlier release becomes one of this release, with everything that was in it."""
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import pytest
 from alembic import command
-from sqlalchemy import text
+from sqlalchemy import column, insert, text
+from sqlalchemy import table as sa_table
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import select
 
 from modelreg import checkpoints, merkle
+from modelreg.canonical import canonical_json
 from modelreg.errors import Misconfigured
-from modelreg_server import custody, custody_identities, custody_tree, database, migrations
+from modelreg_server import (
+    custody,
+    custody_identities,
+    custody_tree,
+    database,
+    log_entries,
+    log_verifying,
+    migrations,
+)
 from modelreg_server.custody import Actor, CustodyEvent, Event, EventType
 from modelreg_server.custody_tree import CustodyHead
 from modelreg_server.identity import tokens
-from modelreg_server.tables import Token
+from modelreg_server.log_copies import Copies
+from modelreg_server.tables import Token, table_of
+from support.logs import MemoryStore
 from support.registry import signed
 
 
@@ -78,3 +91,37 @@ def test_events_and_tokens_of_the_first_schema_are_kept_and_stay_unalterable(old
         assert checkpoints.parse(session.exec(select(CustodyHead)).one().checkpoint).size == 2
         # No identity is SQL's NULL, not JSON's null.
         assert session.connection().execute(text("SELECT count(*) FROM token WHERE identity IS NULL")).scalar() == 1
+
+
+def test_thousands_of_events_become_a_tree_while_somebody_else_migrates_too(either_database):
+    opened = signed(database.connect(either_database["database_url"], 10))
+    with opened.engine.begin() as connection:
+        command.upgrade(migrations.configuration(connection), "0004")
+    at = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    rows = []
+    for number in range(3001):
+        members = {
+            "v": 1, "type": "tag.moved", "time": at.isoformat(timespec="microseconds"), "principal": "person:old",
+            "token": None, "repository": "a/b", "artifact": None, "tag": "t", "host": None, "verified_host": None,
+            "client_address": None, "user_agent": None, "identity": None, "purpose": None, "detail": {"n": number},
+        }  # fmt: skip
+        rows.append(log_entries.row_of(number, canonical_json(members)))
+    columns = [name for name in log_entries.COLUMNS if name not in {"actor", "about"}]
+    table = sa_table("custody_event", *(column(name, table_of(CustodyEvent).c[name].type) for name in columns))
+    with opened.engine.begin() as connection:
+        connection.execute(insert(table), [{name: row[name] for name in columns} for row in rows])
+        connection.execute(text("UPDATE custody_head SET size = 3001"))
+
+    with ThreadPoolExecutor() as threads:
+        others = [database.connect(either_database["database_url"], 2) for _ in range(3)]
+        list(threads.map(lambda one: migrations.migrate(one.engine), others))
+
+    copies = Copies(MemoryStore(), opened.log_signer)
+    for expected in (3001, 3002):
+        with opened.reading() as session:
+            report = log_verifying.verify(database.one_state(session), copies)
+        assert (report.size, report.findings) == (expected, ())
+        with opened.writing() as session, session.begin():
+            custody.append(session, Actor("workload:new", None), Event(EventType.TAG_RESOLVED), datetime.now(UTC))
+    for one in (opened, *others):
+        one.dispose()

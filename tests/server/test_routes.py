@@ -42,6 +42,11 @@ def test_every_route_declares_who_may_call_it(registry):
     assert len(list(walk(registry.app.routes))) > 20
 
 
+def test_no_route_is_there_twice(registry):
+    names = [(method, route.path) for route in walk(registry.app.routes) for method in route.methods]
+    assert len(names) == len(set(names))
+
+
 def test_the_walk_finds_a_route_that_declares_nothing():
     app = FastAPI(docs_url=None, redoc_url=None)
     router = APIRouter(prefix="/below")

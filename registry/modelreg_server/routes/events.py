@@ -57,6 +57,7 @@ def infos_of(session: Session, rows: Sequence[CustodyEvent]) -> list[wire.EventI
 
 def _info(row: CustodyEvent, opened: Mapping[str, CustodyIdentity]) -> wire.EventInfo:
     actor, about = opened.get(row.actor or ""), opened.get(row.about or "")
+    said = {name: value for name, value in (about.body if about else {}).items() if name != "about"}
     if row.actor is None:  # of a release before the commitments
         who = {name: getattr(row, name) for name in _ACTOR}
     else:
@@ -72,7 +73,7 @@ def _info(row: CustodyEvent, opened: Mapping[str, CustodyIdentity]) -> wire.Even
         tag=row.tag,
         host=row.host,
         purpose=row.purpose,
-        detail=row.detail | (about.body if about else {}),
+        detail=row.detail | said,
         verified_host=row.verified_host,
         verified_host_class=row.verified_host_class,
         verified_host_zone=row.verified_host_zone,
