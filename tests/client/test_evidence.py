@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from modelreg import evidence, notes, pull, push, trust, wire
+from modelreg import evidence, notes, pull, push, trust, wire, wire_recalls
 from modelreg.canonical import canonical_json
 from modelreg.errors import ModelregError
 from modelreg.references import parse_reference
@@ -49,7 +49,7 @@ def world(tmp_path_factory):
     listed.write_text("".join(f"witness w{at} {w.vkey} {w.url}\n" for at, w in enumerate(witnesses)))
 
     def policy(trusted: Trust) -> str:
-        return trusted.policy_path.read_text() + log_table(log, witnesses, 0)
+        return trusted.policy_path.read_text().partition("\n[log]")[0] + log_table(log, witnesses, 0)
 
     with running_registry(
         folder / "registry", policy=policy, log_key=log.path, log_origin=ORIGIN, witnesses=listed
@@ -317,6 +317,51 @@ def test_derivations_and_recalls_are_in_the_file_as_far_as_the_registry_has_them
     found = states(report)
     assert found["derivations"] == ["recorded"]
     assert found["recall"] == ["recorded"]  # entry `granted` is no recall, so that the log does not show it
+
+
+@pytest.fixture(scope="module")
+def recalled(world, tmp_path_factory):
+    """An artifact that was quarantined and released, by commands as an operator gives them."""
+    folder = tmp_path_factory.mktemp("recalled")
+    (folder / "weights.bin").write_bytes(b"recalled")
+    api = world.api(world.token("person:dan", "push:*/*", "tag:*/*", "quarantine:*/*", "read-metadata:*/*"))
+    pushed = push.push(
+        api, folder, parse_reference("demo/r"), world.trust.signer, tags=["v1"], connections_at_once=1, meter=QUIET,
+        stamp=None,
+    )  # fmt: skip
+    artifact = pushed.manifest.digest
+    api.recall("demo/r", artifact, wire_recalls.RecallRequest(kind="quarantine", reason="odd answers"))
+    api.release("demo/r", artifact, wire_recalls.ReleaseRequest(reason="was nothing"))
+    return artifact
+
+
+def test_a_recall_that_the_log_shows_is_verified_with_its_reason_and_its_end(recalled, create, verify, tmp_path):
+    path = tmp_path / "recalled.json"
+    assert create(recalled, "-o", path)[0] == 0
+    code, report = verify(path)
+    assert code == 0
+    (part,) = [part for part in report["parts"] if part["name"] == "recall"]
+    assert part["state"] == "verified"
+    assert "quarantine as entry" in part["text"]
+    assert ": odd answers, lifted by entry" in part["text"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"kind": "revocation"}, {"reason": "all is well"}, {"lifted_event": None}, {"lifted_event": 0},
+        {"lifted_at": "2020-01-01T00:00:00Z"}, {"kind": "anything"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_recall_that_says_something_else_than_its_entry_is_not_called_verified(
+    recalled, create, verify, tmp_path, change
+):
+    path, changed = tmp_path / "recalled.json", tmp_path / "changed.json"
+    assert create(recalled, "-o", path)[0] == 0
+    changed.write_bytes(edited(path, lambda document: document["recalls"][0].update(change)))
+    code, report = verify(changed)
+    assert (code, states(report)["recall"]) == (32, ["failed"])
 
 
 def edited(file, edit):
