@@ -42,6 +42,7 @@ SCHEMA = "modelreg/evidence/v1"
 REPORT_SCHEMA = "modelreg/evidence-report/v1"
 MAX_FILE_BYTES = 256 * 1024 * 1024
 MAX_EVENTS = 100_000
+MAX_VALUES = 16_000_000  # commas and brackets, those in texts as well: what a parsed file costs in memory
 _TRUST_PUBLISHED = "trust.published"
 _RECALLED = {"quarantine": "artifact.quarantined", "revocation": "artifact.revoked"}
 _LIFTED = frozenset({"artifact.released", "artifact.revoked"})  # a revocation takes the place of a quarantine
@@ -135,6 +136,8 @@ def parse(raw: bytes) -> EvidenceFile:
         raise Invalid(
             f"the file is larger than the {MAX_FILE_BYTES} bytes that an evidence file may have", field="file"
         )
+    if sum(raw.count(mark) for mark in (b"{", b"[", b",")) > MAX_VALUES:
+        raise Invalid(f"not an evidence file: it holds more than {MAX_VALUES} values", field="file")
     try:
         document = strict_json(raw)
         file = EvidenceFile.model_validate(document)

@@ -511,6 +511,30 @@ def test_a_file_larger_than_the_limit_is_not_parsed(file, verify, monkeypatch):
     assert verify(file)[0] == 2
 
 
+def test_a_file_of_more_values_than_memory_is_for_is_not_parsed(file, verify, tmp_path, monkeypatch):
+    """Empty objects cost three bytes in a file, and thirty times that in memory."""
+    monkeypatch.setattr(evidence, "MAX_VALUES", 100_000)
+    monkeypatch.setattr("modelreg.evidence.strict_json", lambda _raw: pytest.fail("it was parsed"))
+    changed = tmp_path / "changed.json"
+    changed.write_bytes(b'{"derivations":[' + b"{}," * 50_000 + b"{}]}\n")
+    code, report = verify(changed)
+    assert code == 2
+    assert "values" in report["detail"]
+
+
+def test_a_hash_has_one_spelling(file, verify, tmp_path):
+    """The last character of its base64 has bits that no byte needs."""
+    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+
+    def respell(document):
+        path = document["events"][0]["path"]
+        path[0] = path[0][:-2] + alphabet[alphabet.index(path[0][-2]) + 1] + "="
+
+    changed = tmp_path / "changed.json"
+    changed.write_bytes(edited(file, respell))
+    assert verify(changed)[0] == 32
+
+
 def test_no_change_of_bytes_gets_past_what_is_proved(world, file, policy_file):
     """Whatever a changed file says and is not refused for is the registry's word: nothing that was signed or logged."""
     policy = trust.parse(policy_file().read_bytes())
