@@ -60,7 +60,7 @@ def send(api: Api, policy: TrustPolicy, queued: Queued, *, state_dir: Path | Non
     about_load = queued.kind == "unloaded"
     detail = {"load" if about_load else "grant": queued.subject}
     if queued.kind == "loaded":
-        detail["load"] = queued.report["load"]
+        detail["load"] = queued.report.get("load")
     expected = Expected(
         type=EVENTS[queued.kind],
         repository=queued.repository,
