@@ -185,6 +185,12 @@ class _Looking:
         except StaleTrust as error:
             self._found.stale = error.detail
         except ModelregError as error:
+            # Whoever serves false trust data must not make this host forget what it knows to be distrusted.
+            with contextlib.suppress(ModelregError):
+                kept = pinned.kept_policy_of(self._settings)
+                kept.require_fresh(self._now)
+                self._note(f"no new trust policy: {error.detail}; going by this machine's verified copy")
+                return kept
             if self._api is None:
                 raise
             self._note(f"no trust policy: {error.detail}; going by what the registry says alone")

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from modelreg import revocations, watch
-from modelreg.errors import LogNotIntact, ModelregError, PolicyRefused
+from modelreg import revocations, watch, wire_recalls
+from modelreg.errors import LogNotIntact, ModelregError, PolicyRefused, SignatureInvalid
 from modelreg.trust import RevokedSigner
 from modelreg_server.tables import Derivation
 from support.distribution import Operator
@@ -407,3 +407,21 @@ def test_whoever_alters_the_store_cannot_hide_it_by_removing_the_manifest(world,
     ]
     world("pull", "demo/m")
     assert look(world)["altered"] == []
+
+
+def test_a_registry_that_serves_false_trust_data_and_knows_of_no_recall_does_not_hide_what_is_listed(
+    world, artifact, monkeypatch
+):
+    world("pull", "demo/m")
+    world("quarantine", "demo/m", "--reason", "odd", "--repo", world.repo, "--publish")
+    look(world)
+
+    def lie(*_arguments):
+        raise SignatureInvalid("the timestamp is not signed by the keys of the root")
+
+    monkeypatch.setattr("modelreg.distribution.load", lie)
+    nothing = wire_recalls.RecallAnswer(recalls=[], expected=[])
+    monkeypatch.setattr("modelreg.api.Api.check_recalls", lambda *_arguments: nothing)
+    found = look(world)
+    assert [(item["by"], item["state"]) for item in found["recalled"]] == [(["list"], "holding")]
+    assert "not signed by the keys" in world.err
