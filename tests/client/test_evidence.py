@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from modelreg import evidence, notes, pull, push, trust, wire, wire_recalls
+from modelreg.api import Api
 from modelreg.canonical import canonical_json
 from modelreg.errors import ModelregError
 from modelreg.references import parse_reference
@@ -210,6 +211,24 @@ def test_who_may_not_audit_everything_gets_no_evidence(world, create, tmp_path):
 def test_evidence_of_another_artifact_than_expected_is_refused(world, file, verify):
     assert verify(file, "--artifact", str(world.artifact))[0] == 0
     assert verify(file, "--artifact", "sha256:" + "1" * 64)[0] == 1
+
+
+def test_a_mistyped_digest_and_what_no_file_can_hold_are_said_plainly(create, monkeypatch, tmp_path):
+    code, _, err = create("sha256:abc")
+    assert code == 2
+    assert "'sha256:abc' is not a digest" in err
+    real = Api.evidence_events
+
+    def lie(*arguments):
+        for page in real(*arguments):
+            page.openings[0].body["weight"] = 1.5
+            yield page
+
+    monkeypatch.setattr(Api, "evidence_events", lie)
+    code, _, err = create("demo/m:v1", "-o", tmp_path / "lie.json")
+    assert code == 31, err
+    assert "no evidence file can hold" in err
+    assert not (tmp_path / "lie.json").exists()
 
 
 def test_identities_can_be_left_out_and_commitments_stay(world, create, verify, tmp_path):
