@@ -50,14 +50,14 @@ def world(tmp_path_factory):
     listed.write_text("".join(f"witness w{at} {w.vkey} {w.url}\n" for at, w in enumerate(witnesses)))
 
     def policy(trusted: Trust) -> str:
-        return trusted.policy_path.read_text().partition("\n[log]")[0] + log_table(log, witnesses, 0)
+        return trusted.unpinned_text + log_table(log, witnesses, 0)
 
     with running_registry(
         folder / "registry", policy=policy, log_key=log.path, log_origin=ORIGIN, witnesses=listed
     ) as registry:
         registry.log, registry.witnesses = log, witnesses
         registry.auditor = registry.token("person:auditor", "audit:*/*", "pull:*/*")
-        registry.plain_policy = registry.trust.policy_path.read_text().replace(log_table(log, witnesses, 0), "")
+        registry.plain_policy = registry.trust.unpinned_text
         (folder / "model").mkdir()
         (folder / "model" / "weights.bin").write_bytes(b"the weights")
         (folder / "other").mkdir()

@@ -366,7 +366,7 @@ def test_nothing_is_admitted_from_a_registry_that_lies(evil, registry, pushed, t
 def pull_from(server, registry, cache):
     return pull.pull(
         client(server), cache, registry.trust.policy, parse_reference("demo/m:v1"), purpose="pull", host="h",
-        now=datetime.now(UTC), connections_at_once=2, meter=QUIET,
+        now=datetime.now(UTC), connections_at_once=2, meter=QUIET, state_dir=cache.root.with_name("state"),
     )  # fmt: skip
 
 

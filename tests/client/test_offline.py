@@ -134,7 +134,7 @@ def test_a_receipt_older_than_the_policy_allows_is_not_enough(host):
 
 def test_without_a_pinned_log_nothing_is_launched_without_the_registry(host):
     with pytest.raises(Unreachable, match="not asked"):
-        host.prepare(policy=dataclasses.replace(host.policy, log=None))
+        host.prepare(policy=host.registry.trust.unpinned)
     assert len(host.machine.outbox) == 0
 
 
@@ -205,7 +205,7 @@ def test_a_network_that_falls_away_after_the_grant_queues_the_load(host, monkeyp
     assert reports.deliver(host.api, host.policy, host.machine).sent == 2
     with pytest.raises(Unreachable, match="away"):
         monkeypatch.setattr(host.api, "report_loaded", away)
-        host.prepare(ask=True, policy=dataclasses.replace(host.policy, log=None))
+        host.prepare(ask=True, policy=host.registry.trust.unpinned)
 
 
 def test_a_host_signs_what_it_queues_and_the_registry_says_by_which_key(served, tmp_path):

@@ -12,7 +12,7 @@ from modelreg.cache import Cache
 from modelreg.errors import LogForked, LogNotIntact, Misconfigured, ReceiptMismatch, ReceiptMissing, Unreachable
 from modelreg.references import parse_reference
 from modelreg_server import log_keys
-from support.logged import pinned, pinned_policy, without_log
+from support.logged import pinned, pinned_policy
 from support.registry import QUIET
 
 
@@ -121,9 +121,8 @@ def test_receipt_verify_refuses_what_does_not_hold(run, environment, tmp_path, c
 
 
 def test_without_a_pinned_log_the_receipt_is_kept_and_said_to_be_not_verified(run, environment, registry, tmp_path):
-    path = tmp_path / "unpinned.toml"
-    path.write_text(without_log(registry.trust.policy_path.read_text()))
-    unpinned = {**environment, "MODELREG_TRUST_POLICY": str(path)}
+    (tmp_path / "unpinned.toml").write_text(registry.trust.unpinned_text)
+    unpinned = {**environment, "MODELREG_TRUST_POLICY": str(tmp_path / "unpinned.toml")}
     code, out, _ = run("pull", "demo/m:v1", **unpinned)
     assert code == 0
     assert "receipt: recorded as event" in out

@@ -2,8 +2,6 @@
 
 import json
 
-from modelreg_server import log_keys
-from support.logged import without_log
 from support.registry import cli
 
 
@@ -14,11 +12,13 @@ def test_evidence_is_made_by_an_auditor_and_verified_where_there_is_no_registry(
     assert pulled.returncode == 0, pulled.stderr
     made = cli("evidence", "create", "demo/m:v1", "-o", tmp_path / "m.evidence.json", env=env)
     assert made.returncode == 0, made.stdout
-    vkey = log_keys.verifier_of(registry.parts.database.log_signer)
+    unpinned = tmp_path / "unpinned.toml"
+    unpinned.write_text(registry.trust.unpinned_text)
+    # With a policy that pins no log it is written all the same, and said so.
+    again = cli("evidence", "create", "demo/m:v1", "-o", tmp_path / "n.json", "--trust-policy", unpinned, env=env)
+    assert again.returncode == 32, again.stdout
     clean = tmp_path / "clean.toml"
-    clean.write_text(
-        without_log(registry.trust.policy_path.read_text()) + f'\n[log]\norigin = "{vkey.name}"\nkeys = ["{vkey}"]\n'
-    )
+    clean.write_text(registry.trust.policy_path.read_text())
     elsewhere = {
         **{name: value for name, value in env.items() if not name.startswith("MODELREG_")},
         "HOME": str(tmp_path / "elsewhere"),

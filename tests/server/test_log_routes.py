@@ -142,17 +142,18 @@ def test_the_checkpoint_is_plain_text_and_not_kept_by_caches(long, http_to):
 
 def test_an_auditor_verifies_the_whole_log_from_the_registry_and_from_its_copies(own_registry, tmp_path):
     from modelreg_server import log_copies
-    from support.logged import without_log
     from support.registry import cli
 
     registry = own_registry
     signer = registry.parts.database.log_signer
-    policy = registry.trust.policy_path
-    env = registry.environment(tmp_path / "home")
-    policy.write_text(without_log(policy.read_text()))
-    assert cli("log", "verify", env=env).returncode == 1  # nothing is pinned
     table = f'\n[log]\norigin = "{signer.origin}"\nkeys = ["{log_keys.verifier_of(signer)}"]\n'
-    policy.write_text(policy.read_text().replace("version = 1", "version = 2") + table)
+    unpinned = registry.trust.policy_path.read_text().partition("[log]")[0]
+    policies = {"pinned": unpinned + table, "unpinned": unpinned}
+    for name, words in policies.items():
+        (tmp_path / f"{name}.toml").write_text(words)
+    env = {**registry.environment(tmp_path / "home"), "MODELREG_TRUST_POLICY": str(tmp_path / "pinned.toml")}
+    without = {**env, "MODELREG_TRUST_POLICY": str(tmp_path / "unpinned.toml")}
+    assert cli("log", "verify", env=without).returncode == 1
     with registry.parts.database.writing() as session, session.begin():
         for number in range(300):
             event = Event(EventType.TAG_MOVED, detail={"n": number})
@@ -161,9 +162,7 @@ def test_an_auditor_verifies_the_whole_log_from_the_registry_and_from_its_copies
     verified = cli("log", "verify", "--json", env=env)
     assert verified.returncode == 0, verified.stderr
     assert f'"log": "{signer.origin}"' in verified.stdout
-    denied = cli(
-        "log", "verify", env=registry.environment(tmp_path / "other", registry.token("person:o", "pull:demo/*"))
-    )
+    denied = cli("log", "verify", env={**env, "MODELREG_TOKEN": registry.token("person:o", "pull:demo/*")})
     assert denied.returncode == 30
 
     copies = log_copies.Copies(registry.parts.store, signer)
@@ -172,14 +171,16 @@ def test_an_auditor_verifies_the_whole_log_from_the_registry_and_from_its_copies
     folder = registry.parts.settings.data_dir / copies.folder
     copied = {**env, "MODELREG_REGISTRY": "http://127.0.0.1:1"}
     assert cli("log", "verify", "--copies", folder, env=copied).returncode == 0
-    state = log_state.folder_of(tmp_path / "home" / ".local/state/modelreg", trust.parse(policy.read_bytes()).log)
+    state = log_state.folder_of(
+        tmp_path / "home" / ".local/state/modelreg", trust.parse((tmp_path / "pinned.toml").read_bytes()).log
+    )
     head = checkpoints.parse((folder / "checkpoint").read_bytes())
     for size, root, said in (
         (head.size, head.root, None),
         (head.size - 1, b"\1" * 32, "does not continue"),
         (head.size + 1, b"\1" * 32, f"had {head.size + 1} when this machine looked before"),
     ):
-        replace_file(state / "checkpoint", checkpoints.sign(head.origin, size, root, registry.trust.log_key))
+        replace_file(state / "checkpoint", checkpoints.sign(head.origin, size, root, signer.key))
         verified = cli("log", "verify", "--json", env=env)
         assert verified.returncode == (0 if said is None else 32), verified.stderr
         assert (said or f'"continues": {size}') in verified.stdout + verified.stderr

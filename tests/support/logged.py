@@ -16,14 +16,9 @@ def log_table(registry: Registry, **more: Any) -> str:
     return "\n".join(["", "[log]", *(f"{name} = {json.dumps(value)}" for name, value in members.items()), ""])
 
 
-def without_log(policy: str) -> str:
-    """A policy as `Trust` writes it, without its `[log]` table, which stands last."""
-    return policy.partition("\n[log]")[0]
-
-
 def pinned(registry: Registry, path: Path, **more: Any) -> Path:
     """The registry's own trust policy with its log pinned, written to a file for clients."""
-    path.write_text(without_log(registry.trust.policy_path.read_text()) + log_table(registry, **more))
+    path.write_text(registry.trust.unpinned_text + log_table(registry, **more))
     return path
 
 

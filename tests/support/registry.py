@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -78,6 +79,23 @@ class Trust:
         """What policies pin of the custody log of a registry that runs with this trust."""
         origin = log_keys.default_origin(self.log_key)
         return str(notes.key_of(origin, notes.ED25519, self.log_key.public_key()))
+
+    @property
+    def unpinned_text(self) -> str:
+        """The trust policy without its `[log]` table, which is the last."""
+        return (
+            self.policy_path.read_text().partition("\n# The registry's custody log")[0].partition("\n[log]")[0] + "\n"
+        )
+
+    def give_log_key(self, data_dir: Path) -> None:
+        """Let the registry in this folder have the log key that the policy pins, unless it has one."""
+        if not (data_dir / "log.key.pem").exists():
+            data_dir.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self.log_key_path, data_dir / "log.key.pem")
+
+    @property
+    def unpinned(self) -> trust.TrustPolicy:
+        return trust.parse(self.unpinned_text.encode())
 
     @property
     def policy_path(self) -> Path:
@@ -219,8 +237,8 @@ def running_registry(
         trusted.policy_path.write_text(policy(trusted))
     if tsa:
         settings = {"tsa_key": trusted.tsa_key_path, "tsa_certificate": trusted.tsa_chain_path, **settings}
-    settings = {"log_key": trusted.log_key_path, **settings}
     built = Settings(**{"data_dir": folder / "data", "trust_policy": trusted.policy_path, "port": 0, **settings})
+    trusted.give_log_key(built.data_dir)
     opened = database.connect(built.resolved_database_url)
     migrations.migrate(opened.engine)
     opened.dispose()
@@ -254,9 +272,9 @@ class RegistryProcess:
             **kept,
             "MODELREG_DATA_DIR": str(folder / "data"),
             "MODELREG_TRUST_POLICY": str(self.trust.policy_path),
-            "MODELREG_LOG_KEY": str(self.trust.log_key_path),
             **(environment or {}),
         }
+        self.trust.give_log_key(folder / "data")
         self._log = (folder / "server.log").open("ab")
         self.scheme, self.port = "http", 0
         self.process: subprocess.Popen[bytes] | None = None
