@@ -75,6 +75,7 @@ class Checked(Wire):
     code: str | None = None
     why_not: str | None = None
     identity: str | None = None
+    authority: str | None = None
     signed_at: datetime | None = None
 
 

@@ -159,6 +159,11 @@ class Cache:
         names = (path.parent.name for path in (self.root / "artifacts").glob("*/manifest.json"))
         return [Digest("sha256", name) for name in sorted(names) if is_hex_64(name)]
 
+    def snapshots(self) -> list[Digest]:
+        """The artifacts whose folder is there."""
+        names = (path.name for path in (self.root / "snapshots").iterdir())
+        return [Digest("sha256", name) for name in sorted(names) if is_hex_64(name)]
+
     def holds(self, artifact: Digest, entries: Iterable[FileEntry]) -> bool:
         """Whether the artifact's folder is there, or any of its blobs."""
         return self.snapshot_path(artifact).exists() or any(self.blob_path(e.blake3).exists() for e in entries)

@@ -91,6 +91,17 @@ def load(registry: str, folder: Path, pool: urllib3.PoolManager) -> Distributed:
                 raise StaleTrust(f"{error.detail}; the copy on this machine cannot be used: {stale.detail}") from None
 
 
+def load_kept(folder: Path) -> Distributed:
+    """The copy of trust policy and revocations that this machine last verified; asks nobody.
+
+    Raises:
+        StaleTrust: it has expired.
+        ModelregError: there is none that can be used.
+    """
+    with _alone(folder):
+        return _load(folder, _Cached(folder / "metadata"), "not asked")
+
+
 def pin(registry: str, folder: Path, raw_root: bytes, pool: urllib3.PoolManager) -> Distributed:
     """Pin a root that the caller vouches for, and refresh from it; a root that leads to nothing is not kept.
 

@@ -8,7 +8,7 @@ with its proof against one checkpoint, who stands behind the entries as far as t
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError
@@ -42,8 +42,11 @@ SCHEMA = "modelreg/evidence/v1"
 REPORT_SCHEMA = "modelreg/evidence-report/v1"
 MAX_FILE_BYTES = 256 * 1024 * 1024
 MAX_EVENTS = 100_000
+MAX_VALUES = 16_000_000  # commas and brackets, those in texts as well: what a parsed file costs in memory
 _TRUST_PUBLISHED = "trust.published"
-_RECALLS = frozenset({"artifact.quarantined", "artifact.revoked", "artifact.released"})
+_RECALLED = {"quarantine": "artifact.quarantined", "revocation": "artifact.revoked"}
+_LIFTED = frozenset({"artifact.released", "artifact.revoked"})  # a revocation takes the place of a quarantine
+_SECOND = timedelta(seconds=1)
 _SIGNED = frozenset({"artifact.published", "artifact.signed"})
 
 State = Literal["verified", "recorded", "missing", "unprovable", "failed"]
@@ -133,6 +136,8 @@ def parse(raw: bytes) -> EvidenceFile:
         raise Invalid(
             f"the file is larger than the {MAX_FILE_BYTES} bytes that an evidence file may have", field="file"
         )
+    if sum(raw.count(mark) for mark in (b"{", b"[", b",")) > MAX_VALUES:
+        raise Invalid(f"not an evidence file: it holds more than {MAX_VALUES} values", field="file")
     try:
         document = strict_json(raw)
         file = EvidenceFile.model_validate(document)
@@ -333,17 +338,41 @@ def _verify_identities(report: Report, entries: Mapping[int, Mapping[str, Any]])
         report.add("identities", "missing", f"{missing} are erased or withheld")
 
 
+def _describe_recall(report: Report, recall: EvidenceRecall, entries: Mapping[int, Mapping[str, Any]]) -> None:
+    """What the file says of a recall is verified only as far as its entries say the same."""
+    entry, ended = entries.get(recall.event), -1 if recall.lifted_event is None else recall.lifted_event
+    end = entries.get(ended)
+    lifted = ""
+    if recall.lifted_at is not None:
+        lifted = f", lifted by entry {recall.lifted_event} at {recall.lifted_at:%Y-%m-%d %H:%M:%S}Z"
+    text = f"{recall.kind} as entry {recall.event}: {recall.reason}{lifted}"
+    if entry is None or entry["type"] not in _RECALLED.values():
+        report.add("recall", "recorded", text)
+        return
+    detail = entry.get("detail")
+    reason = detail.get("reason") if isinstance(detail, dict) else None
+    if entry["type"] != _RECALLED.get(recall.kind) or reason != recall.reason:
+        report.fail("recall", LogNotIntact(f"entry {recall.event} is not what the file says of it: {text}"))
+    elif recall.lifted_at is None and recall.lifted_event is None:
+        report.add_from_log("recall", text)
+    elif end is None and report.file.events_cut:
+        report.add("recall", "recorded", text)
+    elif (
+        recall.lifted_at is None
+        or end is None
+        or end["type"] not in _LIFTED
+        or ended <= recall.event
+        or abs(datetime.fromisoformat(end["time"]) - recall.lifted_at) >= _SECOND
+    ):
+        report.fail("recall", LogNotIntact(f"no entry of the file says that this was lifted so: {text}"))
+    else:
+        report.add_from_log("recall", text)
+
+
 def _describe_records(report: Report, entries: Mapping[int, Mapping[str, Any]], policy: TrustPolicy) -> None:
     file = report.file
     for recall in file.recalls:
-        entry = entries.get(recall.event)
-        logged = report.log_verified and entry is not None and entry["type"] in _RECALLS
-        lifted = f", lifted {recall.lifted_at:%Y-%m-%d %H:%M:%S}Z" if recall.lifted_at else ""
-        report.add(
-            "recall",
-            "verified" if logged else "recorded",
-            f"{recall.kind} as entry {recall.event}: {recall.reason}{lifted}",
-        )
+        _describe_recall(report, recall, entries)
     if file.derivations:
         grades = ", ".join(sorted({row.grade for row in file.derivations}))
         report.add("derivations", "recorded", f"{len(file.derivations)} edges ({grades}), as the registry has them")

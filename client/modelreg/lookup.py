@@ -240,7 +240,7 @@ def _check(
         why = "the signature holds, and the signed files are not what was asked for: the registry answered wrongly"
         return Checked(verified=False, code="digest-mismatch", why_not=why)
     signer = verified.signer
-    return Checked(verified=True, identity=signer.identity, signed_at=signer.signed_at)
+    return Checked(verified=True, identity=signer.identity, authority=signer.authority, signed_at=signer.signed_at)
 
 
 def _leads_to(manifest: Manifest, way: Found, asked: str | None) -> bool:

@@ -33,6 +33,19 @@ def policy_of(settings: Settings, note: Callable[[str], None] | None = None) -> 
     return loaded.policy
 
 
+def kept_policy_of(settings: Settings) -> TrustPolicy:
+    """What this machine last verified, where what the registry serves now cannot be used.
+
+    Raises:
+        ModelregError: there is nothing, or it cannot be used either.
+    """
+    if not takes_pinned(settings):
+        return pinning.load_policy(settings.trust_policy, settings.state_dir)
+    from modelreg import distribution  # noqa: PLC0415  # as above
+
+    return distribution.load_kept(folder_of(settings)).policy
+
+
 def takes_pinned(settings: Settings) -> bool:
     """Whether the policy comes from the registry: nobody named a file, and a root is pinned, or was when it was last used.
 

@@ -79,20 +79,28 @@ class Memory:
 
 
 def held_in(cache: Cache) -> tuple[list[Held], list[Alteration]]:
-    """What the store holds, and manifests that were changed."""
+    """What the store holds, and manifests that were changed, or taken away so that nobody misses the files."""
     found: list[Held] = []
     altered: list[Alteration] = []
-    for artifact in cache.artifacts():
-        kept = cache.kept(artifact)
+    for artifact in sorted({*cache.artifacts(), *cache.snapshots()}, key=str):
+        path = f"artifacts/{artifact.hex}/manifest.json"
+        try:
+            # Asked first: a folder appears after its manifest, and is removed before it.
+            complete = cache.snapshot_path(artifact).exists()
+            kept = cache.kept(artifact)
+        except OSError:
+            altered.append(Alteration(artifact, "", "file", "unreadable", path))
+            continue
         if kept is None:
-            continue  # a pull that is under way, or was killed
+            if complete:  # else a pull that is under way, or was killed
+                altered.append(Alteration(artifact, "", "file", "missing", path))
+            continue
         measured = sha256_of(kept.raw_manifest)
         try:
             if measured != artifact:
                 raise Invalid("another manifest", field="manifest")
             manifest = manifests.parse(kept.raw_manifest)
         except ModelregError:
-            path = f"artifacts/{artifact.hex}/manifest.json"
             altered.append(Alteration(artifact, kept.repository, "file", "changed", path, str(artifact), str(measured)))
             continue
         if cache.holds(artifact, manifest.files):

@@ -7,7 +7,7 @@ registry records when it happened by this machine's word, and when it heard of i
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from modelreg import enrolment, grants, host_reports, host_signing, pinned, wire
 from modelreg.api import Api
@@ -58,9 +58,9 @@ def send(api: Api, policy: TrustPolicy, queued: Queued, *, state_dir: Path | Non
         ModelregError: the registry's answer.
     """
     about_load = queued.kind == "unloaded"
-    detail = {"load" if about_load else "grant": queued.subject}
+    detail: dict[str, Any] = {"load" if about_load else "grant": queued.subject}
     if queued.kind == "loaded":
-        detail["load"] = queued.report["load"]
+        detail["load"] = queued.report.get("load")
     expected = Expected(
         type=EVENTS[queued.kind],
         repository=queued.repository,

@@ -67,7 +67,7 @@ def start(job: Mapping[str, Any], environment: Mapping[str, str]) -> bool:
     try:
         done = subprocess.run(  # noqa: S603  # our own interpreter
             command,
-            input=json.dumps({**job, "environment": needed}).encode(),
+            input=json.dumps({**job, "pid": os.getpid(), "environment": needed}).encode(),
             env=plain,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -82,9 +82,11 @@ def start(job: Mapping[str, Any], environment: Mapping[str, str]) -> bool:
 def main() -> int:
     """Take hold of the parent and stay behind as a process of its own."""
     keep_memory_private()
-    pid = os.getppid()
-    runtime = os.pidfd_open(pid)
     job = json.load(sys.stdin)
+    pid = job["pid"]
+    runtime = os.pidfd_open(pid)
+    if os.getppid() != pid:
+        return 1  # killed meanwhile: our parent is now somebody who runs for ever, or the number is another's
     if os.fork():
         return 0  # `launch` waits for this one, so that the runtime inherits no child
     os.setsid()

@@ -24,7 +24,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from modelreg import mapped, pinned, rechecking, verification, wire_recalls
+from modelreg import mapped, pinned, rechecking, verification, wire, wire_recalls
 from modelreg.api import Api
 from modelreg.cache import Cache
 from modelreg.digests import Digest
@@ -35,11 +35,8 @@ from modelreg.errors import (
     Invalid,
     ModelregError,
     NotFound,
-    RecordUnavailable,
     StaleTrust,
     TooLarge,
-    Unauthenticated,
-    Unreachable,
 )
 from modelreg.launch import SECRETS
 from modelreg.notices import Message, Notices
@@ -51,9 +48,8 @@ SCHEMA = "modelreg/watch-state/v1"
 PLACEHOLDERS = ("{artifact}", "{pid}", "{path}")
 COMMAND_SECONDS = 60  # for a stop command to end
 _MAX_LINE = 200  # of the wire's lines
-# The registry cannot take it now; anything else that it answers will not change by asking again.
-_LATER = (Unreachable, RecordUnavailable, Unauthenticated)
-_NEVER = (NotFound, Conflict, Forbidden, Invalid)
+# What will not change by asking again. Anything else may, and whatever it is, it must not keep this host from its duties.
+_NEVER = (NotFound, Conflict, Forbidden, Invalid, TooLarge)
 
 
 @dataclass(frozen=True)
@@ -189,6 +185,12 @@ class _Looking:
         except StaleTrust as error:
             self._found.stale = error.detail
         except ModelregError as error:
+            # Whoever serves false trust data must not make this host forget what it knows to be distrusted.
+            with contextlib.suppress(ModelregError):
+                kept = pinned.kept_policy_of(self._settings)
+                kept.require_fresh(self._now)
+                self._note(f"no new trust policy: {error.detail}; going by this machine's verified copy")
+                return kept
             if self._api is None:
                 raise
             self._note(f"no trust policy: {error.detail}; going by what the registry says alone")
@@ -380,17 +382,18 @@ class _Looking:
         for message in self._notices.waiting():
             try:
                 self._say(self._api, message)
-            except _LATER as error:
-                self._found.offline = error.detail
-                return
             except _NEVER as error:
                 self._note(f"the registry does not take this host's {message.kind}: {error.detail}")
+            except ModelregError as error:
+                self._found.offline = error.detail
+                return
             message.remove()
 
     def _say(self, api: Api, message: Message) -> None:
         body = dict(message.body)
         if message.kind == "alteration":
-            api.report_alteration(wire_recalls.AlterationReport(**body))
+            # What was found in a store that somebody altered may be no text of the wire: refused here, as there.
+            api.report_alteration(wire.request(wire_recalls.AlterationReport, **body))
             return
         artifact, recall_id = Digest.parse(body.pop("artifact")), body.pop("recall")
         if recall_id is None:
@@ -399,7 +402,7 @@ class _Looking:
             if not found:
                 return
             recall_id = found[0].id
-        api.confirm_recall(recall_id, wire_recalls.ConfirmationRequest(**body))
+        api.confirm_recall(recall_id, wire.request(wire_recalls.ConfirmationRequest, **body))
 
 
 @contextmanager

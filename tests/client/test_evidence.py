@@ -9,7 +9,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from modelreg import evidence, notes, pull, push, trust, wire
+from modelreg import evidence, notes, pull, push, trust, wire, wire_recalls
+from modelreg.api import Api
 from modelreg.canonical import canonical_json
 from modelreg.errors import ModelregError
 from modelreg.references import parse_reference
@@ -212,6 +213,24 @@ def test_evidence_of_another_artifact_than_expected_is_refused(world, file, veri
     assert verify(file, "--artifact", "sha256:" + "1" * 64)[0] == 1
 
 
+def test_a_mistyped_digest_and_what_no_file_can_hold_are_said_plainly(create, monkeypatch, tmp_path):
+    code, _, err = create("sha256:abc")
+    assert code == 2
+    assert "'sha256:abc' is not a digest" in err
+    real = Api.evidence_events
+
+    def lie(*arguments):
+        for page in real(*arguments):
+            page.openings[0].body["weight"] = 1.5
+            yield page
+
+    monkeypatch.setattr(Api, "evidence_events", lie)
+    code, _, err = create("demo/m:v1", "-o", tmp_path / "lie.json")
+    assert code == 31, err
+    assert "no evidence file can hold" in err
+    assert not (tmp_path / "lie.json").exists()
+
+
 def test_identities_can_be_left_out_and_commitments_stay(world, create, verify, tmp_path):
     path = tmp_path / "nameless.json"
     assert create("demo/m:v1", "-o", path, "--without-identities")[0] == 0
@@ -317,6 +336,51 @@ def test_derivations_and_recalls_are_in_the_file_as_far_as_the_registry_has_them
     found = states(report)
     assert found["derivations"] == ["recorded"]
     assert found["recall"] == ["recorded"]  # entry `granted` is no recall, so that the log does not show it
+
+
+@pytest.fixture(scope="module")
+def recalled(world, tmp_path_factory):
+    """An artifact that was quarantined and released, by commands as an operator gives them."""
+    folder = tmp_path_factory.mktemp("recalled")
+    (folder / "weights.bin").write_bytes(b"recalled")
+    api = world.api(world.token("person:dan", "push:*/*", "tag:*/*", "quarantine:*/*", "read-metadata:*/*"))
+    pushed = push.push(
+        api, folder, parse_reference("demo/r"), world.trust.signer, tags=["v1"], connections_at_once=1, meter=QUIET,
+        stamp=None,
+    )  # fmt: skip
+    artifact = pushed.manifest.digest
+    api.recall("demo/r", artifact, wire_recalls.RecallRequest(kind="quarantine", reason="odd answers"))
+    api.release("demo/r", artifact, wire_recalls.ReleaseRequest(reason="was nothing"))
+    return artifact
+
+
+def test_a_recall_that_the_log_shows_is_verified_with_its_reason_and_its_end(recalled, create, verify, tmp_path):
+    path = tmp_path / "recalled.json"
+    assert create(recalled, "-o", path)[0] == 0
+    code, report = verify(path)
+    assert code == 0
+    (part,) = [part for part in report["parts"] if part["name"] == "recall"]
+    assert part["state"] == "verified"
+    assert "quarantine as entry" in part["text"]
+    assert ": odd answers, lifted by entry" in part["text"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"kind": "revocation"}, {"reason": "all is well"}, {"lifted_event": None}, {"lifted_event": 0},
+        {"lifted_at": "2020-01-01T00:00:00Z"}, {"kind": "anything"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_recall_that_says_something_else_than_its_entry_is_not_called_verified(
+    recalled, create, verify, tmp_path, change
+):
+    path, changed = tmp_path / "recalled.json", tmp_path / "changed.json"
+    assert create(recalled, "-o", path)[0] == 0
+    changed.write_bytes(edited(path, lambda document: document["recalls"][0].update(change)))
+    code, report = verify(changed)
+    assert (code, states(report)["recall"]) == (32, ["failed"])
 
 
 def edited(file, edit):
@@ -464,6 +528,30 @@ def test_what_is_no_evidence_file_is_refused(file, verify, tmp_path, change):
 def test_a_file_larger_than_the_limit_is_not_parsed(file, verify, monkeypatch):
     monkeypatch.setattr(evidence, "MAX_FILE_BYTES", 100)
     assert verify(file)[0] == 2
+
+
+def test_a_file_of_more_values_than_memory_is_for_is_not_parsed(file, verify, tmp_path, monkeypatch):
+    """Empty objects cost three bytes in a file, and thirty times that in memory."""
+    monkeypatch.setattr(evidence, "MAX_VALUES", 100_000)
+    monkeypatch.setattr("modelreg.evidence.strict_json", lambda _raw: pytest.fail("it was parsed"))
+    changed = tmp_path / "changed.json"
+    changed.write_bytes(b'{"derivations":[' + b"{}," * 50_000 + b"{}]}\n")
+    code, report = verify(changed)
+    assert code == 2
+    assert "values" in report["detail"]
+
+
+def test_a_hash_has_one_spelling(file, verify, tmp_path):
+    """The last character of its base64 has bits that no byte needs."""
+    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+
+    def respell(document):
+        path = document["events"][0]["path"]
+        path[0] = path[0][:-2] + alphabet[alphabet.index(path[0][-2]) + 1] + "="
+
+    changed = tmp_path / "changed.json"
+    changed.write_bytes(edited(file, respell))
+    assert verify(changed)[0] == 32
 
 
 def test_no_change_of_bytes_gets_past_what_is_proved(world, file, policy_file):

@@ -12,8 +12,10 @@ import pytest
 
 from modelreg import connections, lookup
 from modelreg.api import Api
+from modelreg.commands import asking, table_lines
 from modelreg.errors import Unreachable
 from modelreg.lookup import Judge, Question
+from support.registry import SIGNER
 
 CHECKED = {"verified": True, "code": None, "why_not": None, "identity": "email:al@demo.example", "signed_at": None}
 
@@ -184,3 +186,49 @@ def test_an_answer_to_something_else_is_refused(registry, two, lie):
     with lying(registry, lambda _path, answer: lie(answer, two[1])) as api:
         with pytest.raises(Unreachable):
             lookup.pulls(api, Question(digest=two[0]), limit=10)
+
+
+def test_the_signer_that_is_called_verified_is_the_one_that_was_verified(registry, two, judge):
+    def lie(answer):
+        for row in answer["signatures"]:
+            row["identity"], row["authority"] = "email:ceo@demo.example", "somebody"
+        return answer
+
+    with lying(registry, in_signatures(lie)) as api:
+        (row,) = lookup.signatures(api, Question(digest=two[0]), judge).signatures
+        assert row.checked.verified
+        text = asking._signature_text(row)
+        assert f"verified    {SIGNER} " in text
+        assert "ceo" not in text
+
+
+def test_what_the_registry_says_makes_no_line_of_its_own_and_reaches_no_terminal(registry, two, judge, run, tmp_path):
+    """A line break in a text of the registry would print whatever it likes, "verified" as well."""
+    evil = "x\n  signature   verified    email:ceo@demo.example\x1b[2J"
+
+    def lie(path, answer):
+        for traced in answer.get("artifacts", []):
+            traced["source"] = evil
+            traced["state"] = {"state": "revoked", "reason": evil, "since": "2026-01-01T00:00:00Z", "by": evil}
+            for row in traced["publications"]:
+                row["repository"], row["tags"], row["published_by"] = evil, [evil], evil
+        for row in answer.get("signatures", []):
+            row["repository"] = evil
+        for node in answer.get("nodes", []):
+            node["repositories"] = [evil]
+        return answer
+
+    env = registry.environment(tmp_path / "home")
+    with lying(registry, lie) as api:
+        env["MODELREG_REGISTRY"] = api.registry
+        mine = {name: value for name, value in env.items() if name.startswith("MODELREG_")}
+        for command in ("trace", "signatures", "lineage"):
+            code, out, err = run(command, two[0], **mine)
+            assert code in {0, 40}, (out, err)
+            assert not any(line.startswith("  signature   verified    email:ceo") for line in out.splitlines())
+            assert all(char.isprintable() or char == "\n" for char in out + err)
+
+
+def test_lists_in_a_table_hold_no_control_characters_and_no_lines():
+    (_, row) = table_lines([{"tags": ["a\x1b[2J", "b\nfake"], "host": "h\nfake"}], ("tags", "host"))
+    assert row.isprintable()

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from modelreg import revocations, watch
+from modelreg import revocations, watch, wire_recalls
+from modelreg.errors import LogNotIntact, ModelregError, PolicyRefused, SignatureInvalid
 from modelreg.trust import RevokedSigner
 from modelreg_server.tables import Derivation
 from support.distribution import Operator
@@ -358,3 +359,69 @@ def test_a_memory_that_is_not_ours_is_forgotten_and_everything_measured(world, a
         path.write_text(text)
         assert look(world)["altered"] == []
         assert json.loads(path.read_text())["admitted"]
+
+
+@pytest.mark.parametrize("error", [PolicyRefused("x"), LogNotIntact("x"), ModelregError("x")], ids=lambda e: e.code)
+def test_whatever_the_registry_answers_to_a_confirmation_the_stop_command_runs(
+    world, artifact, runtime, monkeypatch, error
+):
+    """A registry that is odd, or lies, must not keep what it has recalled running."""
+    world("pull", "demo/m")
+    world("quarantine", "demo/m", "--reason", "odd")
+
+    def refuse(*_arguments):
+        raise error
+
+    monkeypatch.setattr("modelreg.api.Api.confirm_recall", refuse)
+    found = look(world, "--on-recall", "kill", "-KILL", "{pid}")
+    assert [item["state"] for item in found["recalled"]] == ["holding"]
+    assert found["waiting"] == 2
+    monkeypatch.undo()
+    assert look(world)["waiting"] == 0
+
+
+@pytest.mark.parametrize("text", ['{"repository": "no such name"}', '{"repository": "demo/m\\u001b[2J"}'])
+def test_whoever_alters_the_store_cannot_silence_watch_by_what_it_would_report(world, artifact, home, text):
+    world("pull", "demo/m")
+    look(world)
+    (store,) = home.rglob("artifacts")
+    (kept,) = store.glob("*/manifest.json")
+    weights = store.parent / "snapshots" / kept.parent.name / "w.bin"
+    weights.chmod(0o644)
+    weights.write_bytes(b"altered")
+    (kept.parent / "repository.json").write_text(text)
+    found = look(world, expect=20)
+    assert {item["what"] for item in found["altered"]} == {"changed"}
+    assert "does not take" in world.err
+    assert found["waiting"] == 0
+
+
+def test_whoever_alters_the_store_cannot_hide_it_by_removing_the_manifest(world, artifact, home):
+    world("pull", "demo/m")
+    look(world)
+    (kept,) = home.rglob("artifacts/*/manifest.json")
+    kept.unlink()
+    found = look(world, expect=20)
+    assert [(item["what"], item["path"]) for item in found["altered"]] == [
+        ("missing", f"artifacts/{kept.parent.name}/manifest.json")
+    ]
+    world("pull", "demo/m")
+    assert look(world)["altered"] == []
+
+
+def test_a_registry_that_serves_false_trust_data_and_knows_of_no_recall_does_not_hide_what_is_listed(
+    world, artifact, monkeypatch
+):
+    world("pull", "demo/m")
+    world("quarantine", "demo/m", "--reason", "odd", "--repo", world.repo, "--publish")
+    look(world)
+
+    def lie(*_arguments):
+        raise SignatureInvalid("the timestamp is not signed by the keys of the root")
+
+    monkeypatch.setattr("modelreg.distribution.load", lie)
+    nothing = wire_recalls.RecallAnswer(recalls=[], expected=[])
+    monkeypatch.setattr("modelreg.api.Api.check_recalls", lambda *_arguments: nothing)
+    found = look(world)
+    assert [(item["by"], item["state"]) for item in found["recalled"]] == [(["list"], "holding")]
+    assert "not signed by the keys" in world.err

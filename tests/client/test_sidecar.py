@@ -1,5 +1,6 @@
 """What stays behind when `launch` becomes the runtime: it says that it runs and that it ended, and is in nobody's way."""
 
+import json
 import os
 import signal
 import subprocess
@@ -257,3 +258,19 @@ def test_it_is_started_without_secrets_and_imports_nothing_from_the_working_dire
     assert b"canary-4" in seen["input"], "a workload's way to a new token"
     assert b"canary-2" not in seen["input"]
     assert b"canary-3" not in seen["input"]
+
+
+def test_a_sidecar_whose_launch_is_gone_does_not_take_hold_of_somebody_else():
+    """Killed while the sidecar starts, `launch` leaves it to init: which would "run" for ever."""
+    from modelreg import sidecar
+
+    job = {"load": "x", "heartbeat_seconds": 3600, "environment": {}, "pid": 1}
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "modelreg.sidecar"], input=json.dumps(job).encode(), timeout=60, check=False
+    )
+    assert done.returncode == 1
+    seen = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess, "run", lambda _command, **more: seen.update(more) or done)
+        sidecar.start({"load": "x"}, {})
+    assert json.loads(seen["input"])["pid"] == os.getpid()

@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from modelreg import checkpoints, merkle, notes, tiles
+from modelreg import checkpoints, log_state, merkle, notes, tiles, trust
 from modelreg.canonical import canonical_json
+from modelreg.durable import replace_file
 from modelreg.errors import NotFound
 from modelreg.trust import LogTrust
 from modelreg_server import custody, log_keys
@@ -170,6 +171,25 @@ def test_an_auditor_verifies_the_whole_log_from_the_registry_and_from_its_copies
     folder = registry.parts.settings.data_dir / copies.folder
     copied = {**env, "MODELREG_REGISTRY": "http://127.0.0.1:1"}
     assert cli("log", "verify", "--copies", folder, env=copied).returncode == 0
+    state = log_state.folder_of(
+        tmp_path / "home" / ".local/state/modelreg", trust.parse((tmp_path / "pinned.toml").read_bytes()).log
+    )
+    head = checkpoints.parse((folder / "checkpoint").read_bytes())
+    for size, root, said in (
+        (head.size, head.root, None),
+        (head.size - 1, b"\1" * 32, "does not continue"),
+        (head.size + 1, b"\1" * 32, f"had {head.size + 1} when this machine looked before"),
+    ):
+        replace_file(state / "checkpoint", checkpoints.sign(head.origin, size, root, signer.key))
+        verified = cli("log", "verify", "--json", env=env)
+        assert verified.returncode == (0 if said is None else 32), verified.stderr
+        assert (said or f'"continues": {size}') in verified.stdout + verified.stderr
+        copies_only = cli("log", "verify", "--copies", folder, env=copied)
+        # A copy may be older than what was seen since: it is intact as far as it goes.
+        assert copies_only.returncode == (32 if said and size < head.size else 0)
+        assert (size > head.size) == ("ends before" in copies_only.stderr)
+    (state / "checkpoint").unlink()
+
     bundle = folder / "tile" / "entries" / "000"
     bundle.write_bytes(bundle.read_bytes().replace(b'"n":17}', b'"n":71}'))
     altered = cli("log", "verify", "--copies", folder, env=copied)

@@ -244,3 +244,10 @@ def test_json_larger_than_the_limit_is_not_read(tmp_path, monkeypatch):
     monkeypatch.setattr(diff, "MAX_JSON_BYTES", 10)
     found = differ(tmp_path, {"config.json": b'{"a": 11111}'}, {"config.json": b'{"a": 22222}'})
     assert "only 10 are looked into" in found.problems[0][1]
+
+
+def test_a_json_file_of_more_values_than_memory_is_for_is_not_looked_into(tmp_path, monkeypatch):
+    monkeypatch.setattr(diff.safetensors_header, "MAX_VALUES", 1000)
+    monkeypatch.setattr(diff, "strict_json", lambda raw: pytest.fail("it was parsed") if len(raw) > 100 else {})
+    found = differ(tmp_path, {"config.json": b"{}"}, {"config.json": b"[" + b"[]," * 1000 + b"[]]"})
+    assert "more than 1000 values" in found.problems[0][1]

@@ -6,10 +6,12 @@ import signal
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 
 from modelreg import outbox as module
+from modelreg import reports
 from modelreg.errors import (
     Conflict,
     Invalid,
@@ -183,3 +185,18 @@ def test_nothing_is_lost_or_reordered_by_kill_9(tmp_path):
     assert set(said) <= set(sent)
     # One that was written and not said yet may be there as well, once a kill.
     assert len(sent) - len(said) <= 3
+
+
+def test_a_load_without_its_id_is_refused_here_and_holds_nothing_up(tmp_path):
+    """What another program put there is no report, whatever is missing of it."""
+    box, told = Outbox(tmp_path / "box"), []
+    box.add(queued(kind="loaded"))
+    box.add(queued(kind="received", transferred_bytes=1))
+
+    def take(*report):
+        told.append(report)
+        return SimpleNamespace(event=1)
+
+    api = SimpleNamespace(report_received=take, report_loaded=take)
+    done = box.deliver(lambda one: reports.send(api, SimpleNamespace(log=None), one, state_dir=None))
+    assert (done.sent, done.rejected, done.left, len(told)) == (1, 1, 0, 1)

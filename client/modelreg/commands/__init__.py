@@ -30,7 +30,7 @@ class Output:
         if self.as_json:
             print(json.dumps(value, indent=2, default=str))
         elif not self.quiet:
-            print("\n".join(lines))
+            print("\n".join(map(one_line, lines)))
 
     def table(self, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], name: str) -> None:
         """Print rows as a table, or as an object with one list."""
@@ -43,7 +43,7 @@ class Output:
     def note(self, line: str) -> None:
         """Say something by the way, on stderr."""
         if not self.quiet:
-            print(line, file=sys.stderr)
+            print(one_line(line), file=sys.stderr)
 
     def error(self, error: ModelregError) -> None:
         """Say what failed, on stderr; with `--json` as problem details."""
@@ -110,11 +110,16 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
 
 
+def one_line(text: str) -> str:
+    """The text with control characters and line breaks escaped: what others wrote cannot begin a line of its own."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
 def _cell(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, datetime):
         return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z"
     if isinstance(value, list):
-        return ",".join(map(str, value)) or "-"
-    return printable(str(value))
+        return one_line(",".join(map(str, value))) or "-"
+    return one_line(str(value))

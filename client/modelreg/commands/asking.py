@@ -72,7 +72,7 @@ def run_lineage(options: argparse.Namespace) -> int:
     nodes = {node.artifact: node for node in answer.nodes}
     lines = []
     for root in dict.fromkeys(found.artifact for found in answer.found):
-        lines.append(_node_text(nodes[root]))
+        lines.append(_node_text(nodes[root]) if root in nodes else root)
         lines += _tree(root, [(edge.child, edge.parent, edge) for edge in answer.up], nodes, "from ")
         lines += _tree(root, [(edge.parent, edge.child, edge) for edge in answer.down], nodes, "into ")
     return _finish(output, answer, lines, found=bool(answer.up or answer.down))
@@ -100,7 +100,9 @@ def run_signatures(options: argparse.Namespace) -> int:
     settings, output = settings_of(options), output_of(options)
     question, _ = _question(options, output)
     answer = lookup.signatures(connect(settings), question, _judge(settings, output), at=_time(options.at))
-    lines = [f"{row.repository}@{row.artifact}\n  {_signature_text(row)}" for row in answer.signatures]
+    lines = [
+        line for row in answer.signatures for line in (f"{row.repository}@{row.artifact}", f"  {_signature_text(row)}")
+    ]
     return _finish(output, answer, lines or ["no signature is recorded"], found=bool(answer.signatures))
 
 
@@ -186,6 +188,8 @@ def _signature_text(row: RecordedSignature) -> str:
     who = printable(f"{row.identity} ({row.authority})")
     if row.checked is not None and row.checked.verified:
         signed_at = row.checked.signed_at
+        # Who signed is what the signature says, not what the registry recorded.
+        who = printable(f"{row.checked.identity} ({row.checked.authority})")
         time = f", signed {signed_at:%Y-%m-%d %H:%M:%S}Z or before" if signed_at else ", no trusted time"
         return f"verified    {who} for {row.repository}{time}"
     why = f"; not verified: {row.checked.why_not}" if row.checked else ""

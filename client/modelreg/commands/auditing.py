@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from modelreg import log_audit, merkle, tiles
+from modelreg import checkpoints, log_audit, log_state, merkle, tiles
 from modelreg.commands import output_of, settings_of
 from modelreg.commands.session import connect
 from modelreg.errors import LogNotIntact, Misconfigured
@@ -21,13 +21,21 @@ def run_log_verify(options: argparse.Namespace) -> int:
             "the trust policy pins no custody log; add the [log] table that `modelreg-server log key` prints"
         )
     folder: Path | None = options.copies
+    # Read before asking: other commands may see a newer head while this one works.
+    seen = log_state.newest(settings.state_dir, policy.log)
     if folder is not None:
         note, fetch = _read(folder / "checkpoint", MAX_NOTE_BYTES), lambda tile: _tile(folder, tile)
+        if seen is not None and (size := checkpoints.parse(note).size) < seen.size:
+            output.note(f"note: the copy ends before what this machine has seen: {size} of {seen.size} events")
+            seen = None
     else:
         api = connect(settings)
         note, fetch = api.log_checkpoint(), lambda tile: api.log_tile(tile.path)
-    audited = log_audit.audit(note, fetch, policy.log)
+    audited = log_audit.audit(note, fetch, policy.log, seen)
     head = audited.checkpoint
+    before = (
+        f"the log of {seen.size} events that this machine has seen" if seen else "nothing: seen here for the first time"
+    )
     value = {
         "log": head.origin,
         "size": head.size,
@@ -39,6 +47,7 @@ def run_log_verify(options: argparse.Namespace) -> int:
         value,
         f"intact: {head.size} events of {head.origin}, recomputed here, signed with the pinned key",
         f"witnesses  {len(head.witnessed_at)}",
+        f"continues  {before}",
     )
     return 0
 

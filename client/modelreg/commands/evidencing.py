@@ -9,7 +9,7 @@ from modelreg import durable, evidence, evidence_collection, pinned, pull
 from modelreg.commands import Output, now, output_of, settings_of
 from modelreg.commands.session import connect
 from modelreg.digests import Digest
-from modelreg.errors import Conflict, Invalid, Misconfigured, ModelregError, NotFound
+from modelreg.errors import Conflict, Invalid, Misconfigured, ModelregError, NotFound, Unreachable
 from modelreg.evidence import Report
 from modelreg.references import parse_reference
 
@@ -18,9 +18,9 @@ def run_create(options: argparse.Namespace) -> int:
     """`modelreg evidence create REF|DIGEST [-o FILE]`: write it, then verify what was written as anybody would."""
     settings, output = settings_of(options), output_of(options)
     api = connect(settings)
-    try:
+    if options.reference.startswith(("sha256:", "blake3:")):
         artifact = Digest.parse(options.reference)
-    except Invalid:
+    else:
         artifact = pull.resolve(api, parse_reference(options.reference))
     if artifact.algorithm != "sha256":
         raise Invalid(f"{artifact} names a blob; evidence is of an artifact, sha256:…", field="reference")
@@ -28,7 +28,10 @@ def run_create(options: argparse.Namespace) -> int:
     if path.exists():
         raise Conflict(f"{path} exists; evidence is not written over", path=str(path))
     file = evidence_collection.collect(api, artifact, now(), identities=not options.without_identities)
-    raw = evidence.render(file)
+    try:
+        raw = evidence.render(file)
+    except ValueError as error:
+        raise Unreachable(f"{api.registry} answered with what no evidence file can hold: {error}") from None
     durable.replace_file(path.absolute(), raw, 0o600)
     written = f"wrote {path}: {len(file.events)} entries, {len(raw)} bytes"
     try:
