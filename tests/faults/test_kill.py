@@ -21,7 +21,7 @@ from blake3 import blake3
 
 from support.registry import RegistryProcess, cli, cli_environment
 
-KILLS = int(os.environ.get("MODELREG_KILLS", "12"))
+KILLS = int(os.environ.get("MODELREG_KILLS", "8"))
 SIZE = int(os.environ.get("MODELREG_KILL_BYTES", "64000000"))
 MODES = ["client-push", "client-pull", "server-push", "server-pull"]
 

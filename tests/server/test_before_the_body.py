@@ -12,7 +12,7 @@ FOUR_MIB = 4 * 1024 * 1024
 SOME_ID = str(uuid.uuid4())
 FILLED = {
     "namespace": "demo", "name": "m", "artifact": "sha256:" + "0" * 64, "tag": "v1", "blake3": "0" * 64, "number": "1",
-    "token_id": SOME_ID, "grant_id": SOME_ID, "publication_id": SOME_ID, "recall_id": SOME_ID,
+    "token_id": SOME_ID, "grant_id": SOME_ID, "publication_id": SOME_ID, "recall_id": SOME_ID, "load_id": SOME_ID,
 }  # fmt: skip
 # The routes that take a body; the test below holds this list against the document.
 TAKING_BODIES = [
