@@ -11,7 +11,7 @@ from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, Insert, LargeBinary, event, insert, text, tuple_, update
+from sqlalchemy import BigInteger, Insert, LargeBinary, event, insert, text, update
 from sqlalchemy import select as columns
 from sqlalchemy.exc import NoResultFound
 from sqlmodel import Field, Session, SQLModel, col, select
@@ -254,8 +254,12 @@ def reader(session: Session) -> merkle.NodeReader:
     def read(nodes: Sequence[merkle.Node]) -> list[bytes]:
         found: dict[merkle.Node, bytes] = {}
         for start in range(0, len(nodes), _BATCH):
-            named = tuple_(col(CustodyNode.level), col(CustodyNode.index)).in_(nodes[start : start + _BATCH])
-            query = select(CustodyNode.level, CustodyNode.index, CustodyNode.hash).where(named)
+            some = nodes[start : start + _BATCH]
+            # Two lists, and a few rows too many: for a list of pairs SQLite reads the whole table.
+            query = select(CustodyNode.level, CustodyNode.index, CustodyNode.hash).where(
+                col(CustodyNode.level).in_({level for level, _ in some}),
+                col(CustodyNode.index).in_({index for _, index in some}),
+            )
             found |= {(level, index): value for level, index, value in session.exec(query)}
         if missing := [node for node in nodes if node not in found]:
             raise LogNotIntact(f"the custody log has no node at level {missing[0][0]}, index {missing[0][1]}")

@@ -11,9 +11,9 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlmodel import select
 
-from modelreg import wire
+from modelreg import merkle, wire
 from modelreg.errors import Misconfigured, RecordUnavailable, TooLarge
-from modelreg_server import custody, database, migrations
+from modelreg_server import custody, custody_tree, database, migrations
 from modelreg_server.custody import Actor, CustodyEvent, Event, EventType
 from support.registry import cli, running_registry, signed
 
@@ -324,4 +324,21 @@ def test_a_session_for_reading_cannot_write_on_postgresql(postgres):
     migrations.migrate(opened.engine)
     with pytest.raises(DBAPIError, match="read-only"), opened.reading() as session:
         session.connection().execute(text("UPDATE custody_head SET size = 7"))
+    opened.dispose()
+
+
+def test_a_proof_looks_its_nodes_up_and_does_not_read_the_whole_tree(tmp_path):
+    """A full scan is fast while the log is young, and made grants slower with every event (seen)."""
+    opened = signed(database.connect(f"sqlite:///{tmp_path / 'own.sqlite3'}"))
+    migrations.migrate(opened.engine)
+    for _ in range(9):
+        append(opened)
+    asked = []
+    listening.listen(opened.engine, "before_cursor_execute", lambda *call: asked.append(call[2:4]))
+    with opened.reading() as session:
+        merkle.consistency(3, 9, custody_tree.reader(session))
+        (query,) = [call for call in asked if "custody_node" in call[0]]
+        plan = session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {query[0]}", query[1]).all()
+    assert [step[-1] for step in plan if "custody_node" in step[-1]], plan
+    assert not [step for step in plan if step[-1].startswith("SCAN custody_node")], plan
     opened.dispose()
