@@ -18,12 +18,12 @@ from modelreg import host_reports, wire
 from modelreg.errors import Conflict, Invalid, NotFound
 from modelreg_server import custody
 from modelreg_server.callers import Caller
-from modelreg_server.custody import CustodyEvent, Event, EventType
+from modelreg_server.custody import CustodyEvent, EventType
 from modelreg_server.custody_proofs import Proof
 from modelreg_server.database import Database
 from modelreg_server.group_commit import Recorder
 from modelreg_server.identity.hosts import load_public_key
-from modelreg_server.retrieval import no_grant, open_grant
+from modelreg_server.retrieval import event_of, no_grant, open_grant
 from modelreg_server.tables import GrantRow, Host, RuntimeLoad
 
 LATE = timedelta(minutes=5)  # a report that is older when it comes is marked as late
@@ -80,14 +80,7 @@ def loaded(
             )
         at, claims = _claims(session, caller, "artifact.loaded", grant_id, members, reported)
         said = {name: value for name, value in members.items() if value is not None and name != "reported_at"}
-        event = Event(
-            EventType.ARTIFACT_LOADED,
-            repository=row.repository,
-            artifact=row.artifact_digest,
-            host=row.host,
-            purpose=row.purpose,
-            detail={**said, **claims, "grant": row.id, "load": load_id},
-        )
+        event = event_of(row, EventType.ARTIFACT_LOADED, {**said, **claims, "load": load_id})
         index = custody.append(session, caller.actor, event, caller.now)
         host = caller.principal.host
         session.add(
@@ -132,14 +125,8 @@ def received_late(
     def append(session: Session) -> None:
         row = _own_grant(session, caller, grant_id)
         _, claims = _claims(session, caller, "artifact.received", grant_id, members, reported)
-        event = Event(
-            EventType.ARTIFACT_RECEIVED,
-            repository=row.repository,
-            artifact=row.artifact_digest,
-            host=row.host,
-            purpose=row.purpose,
-            detail={"transferred_bytes": members["transferred_bytes"], **claims, "grant": row.id},
-        )
+        said = {"transferred_bytes": members["transferred_bytes"]}
+        event = event_of(row, EventType.ARTIFACT_RECEIVED, {**said, **claims})
         custody.append(session, caller.actor, event, caller.now)
 
     return recorder.record(append).proof(known_size)
@@ -184,14 +171,7 @@ def ended(
             return row.ended_event_index
         at, claims = _claims(session, caller, "artifact.unloaded", load_id, members, reported)
         said = {name: value for name, value in members.items() if value is not None and name != "reported_at"}
-        event = Event(
-            EventType.ARTIFACT_UNLOADED,
-            repository=row.repository,
-            artifact=row.artifact_digest,
-            host=row.host,
-            purpose=grant.purpose,
-            detail={**said, **claims, "grant": grant.id, "load": load_id},
-        )
+        event = event_of(grant, EventType.ARTIFACT_UNLOADED, {**said, **claims, "load": load_id})
         row.ended_event_index = custody.append(session, caller.actor, event, caller.now)
         row.ended_at = max(at, row.loaded_at)
         row.last_seen_at = max(row.last_seen_at, row.ended_at)

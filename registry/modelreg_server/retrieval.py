@@ -1,8 +1,8 @@
 """Fetching: a grant is recorded and committed first, then URLs and bytes. No event, no URL."""
 
 import uuid
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, NoReturn
 
@@ -219,17 +219,21 @@ def require_not_recalled(database: Database, caller: Caller, grant_id: str) -> N
         _refuse(database, caller, row, refusal)
 
 
-def _refuse(database: Database, caller: Caller, row: GrantRow, refusal: ModelregError) -> NoReturn:
-    event = Event(
-        EventType.ARTIFACT_REFUSED,
-        repository=row.repository,
-        artifact=row.artifact_digest,
-        host=row.host,
-        purpose=row.purpose,
-        detail={"reason": refusal.code, "grant": row.id},
-        about=caller.principal.name,
-        personal={"detail": refusal.detail[:500]},
+def event_of(grant: GrantRow, event_type: EventType, detail: Mapping[str, Any]) -> Event:
+    """An event about what was granted, under the name that the client gave its machine then."""
+    return Event(
+        event_type,
+        repository=grant.repository,
+        artifact=grant.artifact_digest,
+        host=grant.host,
+        purpose=grant.purpose,
+        detail={**detail, "grant": grant.id},
     )
+
+
+def _refuse(database: Database, caller: Caller, row: GrantRow, refusal: ModelregError) -> NoReturn:
+    told = event_of(row, EventType.ARTIFACT_REFUSED, {"reason": refusal.code})
+    event = replace(told, about=caller.principal.name, personal={"detail": refusal.detail[:500]})
     with database.writing() as session, session.begin():
         custody.append(session, caller.actor, event, caller.now)
     raise refusal
@@ -260,14 +264,6 @@ def report(
 
     def append(session: Session) -> int:
         row = open_grant(session, current(session, caller), grant_id)
-        event = Event(
-            event_type,
-            repository=row.repository,
-            artifact=row.artifact_digest,
-            host=row.host,
-            purpose=row.purpose,
-            detail={"grant": row.id, **detail},
-        )
-        return custody.append(session, caller.actor, event, caller.now)
+        return custody.append(session, caller.actor, event_of(row, event_type, detail), caller.now)
 
     return recorder.record(append, only_appends=True).proof(known_size)

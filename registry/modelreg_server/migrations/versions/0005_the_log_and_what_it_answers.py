@@ -129,6 +129,14 @@ def _more_tables() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_recall")),
     )
     op.create_index(op.f("ix_recall_artifact_digest"), "recall", ["artifact_digest"])
+    op.create_index(
+        "uq_recall_open",
+        "recall",
+        ["artifact_digest"],
+        unique=True,
+        sqlite_where=sa.text("lifted_at IS NULL"),
+        postgresql_where=sa.text("lifted_at IS NULL"),
+    )
     op.create_table(
         "recall_confirmation",
         sa.Column("recall_id", sa.String(length=36), nullable=False),
@@ -138,7 +146,7 @@ def _more_tables() -> None:
         sa.Column("confirmed_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("event_index", sa.BigInteger(), nullable=False),
         sa.ForeignKeyConstraint(["recall_id"], ["recall.id"], name=op.f("fk_recall_confirmation_recall_id_recall")),
-        sa.PrimaryKeyConstraint("recall_id", "host", name=op.f("pk_recall_confirmation")),
+        sa.PrimaryKeyConstraint("recall_id", "host", "verified", name=op.f("pk_recall_confirmation")),
     )
 
 
