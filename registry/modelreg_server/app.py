@@ -120,7 +120,6 @@ def create_app(settings: Settings, clock: Callable[[], datetime] = lambda: datet
         counters=counters,
         publishing=publishing,
         tsa=_time_stamping_authority(settings),
-        witnesses=witnesses,
     )
     for module in (
         grants,  # first: it is asked most

@@ -35,7 +35,6 @@ from modelreg_server.settings import Settings
 from modelreg_server.storage import BlobStore, Presigner
 from modelreg_server.timestamping import TimeStampingAuthority
 from modelreg_server.traffic import Counters
-from modelreg_server.witnessing import Witnesses
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,6 @@ class Parts:
     publishing: Publishing
     tsa: TimeStampingAuthority | None = None
     known_artifacts: KnownArtifacts = field(default_factory=KnownArtifacts)
-    witnesses: Witnesses | None = None
 
     def trust_policy(self) -> trust.TrustPolicy:
         """The policy that publications must satisfy; read again each time, so that an edit holds at once.

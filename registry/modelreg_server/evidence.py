@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 from sqlmodel import Session, col, or_, select
 
-from modelreg import checkpoints, merkle
-from modelreg.errors import Invalid, NotFound, RecordUnavailable, TooLarge
+from modelreg import merkle
+from modelreg.errors import Invalid, NotFound, TooLarge
 from modelreg_server import custody_identities, custody_tree
 from modelreg_server.custody import CustodyEvent, EventType
 from modelreg_server.custody_identities import CustodyIdentity
 from modelreg_server.custody_tree import CustodyHead
+from modelreg_server.group_commit import Recorder
 from modelreg_server.tables import Artifact, Derivation, Publication, Recall, Repository, Signature, Tag
-from modelreg_server.witnessing import Witnesses
 
 MAX_EVENTS = 256  # a page
 MAX_DOSSIER_BYTES = 200 * 1024 * 1024  # of manifest and bundles
@@ -59,12 +59,13 @@ class Page:
     next_after: int | None
 
 
-def dossier(session: Session, artifact: str, witnesses: Witnesses | None) -> Dossier:
+def dossier(session: Session, artifact: str, recorder: Recorder) -> Dossier:
     """What is recorded of an artifact.
 
     Raises:
         NotFound: it was never published here.
         TooLarge: its bundles in all repositories exceed 200 MiB.
+        RecordUnavailable: the log has no signed head yet.
     """
     stored = session.get(Artifact, artifact)
     if stored is None:
@@ -82,14 +83,8 @@ def dossier(session: Session, artifact: str, witnesses: Witnesses | None) -> Dos
         select(Recall).where(Recall.artifact_digest == artifact).order_by(col(Recall.event_index), col(Recall.id))
     ).all()
     # The head last: on PostgreSQL each of these looks anew, and no row may name an entry that the checkpoint does not cover.
-    note = session.exec(select(CustodyHead.checkpoint)).one_or_none()
-    if note is None:
-        raise RecordUnavailable("the custody log has no signed head; it gets one with the next event")
-    size = checkpoints.parse(note).size
-    read = custody_tree.reader(session)
-    if witnesses is not None:
-        note = witnesses.cosign(note, size, lambda old: merkle.consistency(old, size, read))
-    return Dossier(stored.manifest, published, list(derivations), list(recalls), note, size)
+    head = recorder.newest()
+    return Dossier(stored.manifest, published, list(derivations), list(recalls), head.note, head.size)
 
 
 def events(session: Session, artifact: str, *, size: int, after: int) -> Page:

@@ -118,13 +118,21 @@ class Recorder:
         """The proof of an event that was committed before, in the log as it is now.
 
         Raises:
-            LogNotIntact: the database lacks what it needs.
+            LogNotIntact, RecordUnavailable: the database lacks what it needs.
         """
         with self.database.reading() as session:
             entry = session.exec(select(CustodyEvent.entry).where(CustodyEvent.index == index)).one_or_none()
         if entry is None:
             raise LogNotIntact(f"the custody log has no entry {index}")
-        return prove(self._witnessed(self._newest()), index, entry, known_size, self._committed)
+        return prove(self.newest(), index, entry, known_size, self._committed)
+
+    def newest(self) -> Head:
+        """The log's head as it is now, with what witnesses sign of it.
+
+        Raises:
+            RecordUnavailable: nothing was appended since the log has a key.
+        """
+        return self._witnessed(self._newest())
 
     def _lead(self) -> None:
         """Commit what is queued, from this thread's own unit on; then somebody else leads."""
@@ -198,7 +206,7 @@ class Recorder:
         with self.database.reading() as session:
             found = session.exec(select(CustodyHead.size, CustodyHead.checkpoint)).one_or_none()
         if found is None or found[1] is None:
-            raise LogNotIntact("the custody log has no checkpoint")
+            raise RecordUnavailable("the custody log has no signed head; it gets one with the next event")
         return Head(found[0], found[1])
 
 

@@ -24,7 +24,7 @@ def dossier(
 ) -> wire_evidence.EvidenceDossier:
     """Manifest, bundles, derivations, recalls, and a checkpoint to prove entries against; `audit` on `*/*` is needed."""
     require(caller, Verb.AUDIT, EVERYWHERE)
-    found = evidence.dossier(session, artifact, parts.witnesses)
+    found = evidence.dossier(session, artifact, parts.recorder)
     return wire_evidence.EvidenceDossier(
         artifact=artifact,
         manifest=found.manifest.decode(),
