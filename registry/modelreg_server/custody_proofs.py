@@ -8,13 +8,18 @@ import base64
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from modelreg import merkle, receipts
 from modelreg_server import custody_tree
+from modelreg_server.custody_tree import Sealed
 from modelreg_server.database import Database
 
 MAX_KEPT_NODES = 1 << 16
+MAX_FOLLOWED = 1 << 12  # entries of other workers that are read at once; after more, each proof reads what it needs
 
 
 @dataclass(frozen=True)
@@ -41,8 +46,21 @@ class CommittedNodes:
         self._database = database
         self._kept: OrderedDict[merkle.Node, bytes] = OrderedDict()
         self._lock = threading.Lock()
+        self._size = 0
 
-    def add(self, nodes: Mapping[merkle.Node, bytes]) -> None:
+    def follow(self, sealed: Sealed) -> None:
+        """Keep the nodes of a group that was just committed, and those of other workers' groups since the last one.
+
+        Otherwise every proof of the group would ask the database for them. Called by one thread at a time. Never raises: the
+        group is durable, and proofs read what is missing.
+        """
+        self._add(sealed.nodes)
+        since, self._size = self._size, sealed.size
+        if since and 0 < sealed.started_at - since <= MAX_FOLLOWED:
+            with suppress(SQLAlchemyError), self._database.glancing() as session:
+                self._add(custody_tree.finished_between(session, since, sealed.started_at))
+
+    def _add(self, nodes: Mapping[merkle.Node, bytes]) -> None:
         """Keep nodes that were committed: never others, for a rolled back one would be believed."""
         with self._lock:
             self._kept.update(nodes)
@@ -62,9 +80,9 @@ class CommittedNodes:
                     self._kept.move_to_end(node)
                     found[node] = self._kept[node]
         if missing := [node for node in nodes if node not in found]:
-            with self._database.reading() as session:
+            with self._database.glancing() as session:
                 read = dict(zip(missing, custody_tree.reader(session)(missing), strict=True))
-            self.add(read)
+            self._add(read)
             found |= read
         return [found[node] for node in nodes]
 

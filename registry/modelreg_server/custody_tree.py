@@ -11,10 +11,10 @@ from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, Insert, LargeBinary, event, insert, text, update
+from sqlalchemy import BigInteger, Insert, LargeBinary, and_, bindparam, event, insert, or_, text, update
 from sqlalchemy import select as columns
 from sqlalchemy.exc import NoResultFound
-from sqlmodel import Field, Session, SQLModel, col, select
+from sqlmodel import Field, Session, SQLModel, col
 
 from modelreg import checkpoints, merkle
 from modelreg.errors import LogNotIntact, RecordUnavailable
@@ -62,6 +62,11 @@ _LOCK_HEAD = columns(
 ).with_for_update()
 _EPOCH = columns(col(CustodyHead.epoch))
 _MOVE_HEAD = update(table_of(CustodyHead))
+_NODES = columns(col(CustodyNode.level), col(CustodyNode.index), col(CustodyNode.hash))
+_AMONG = _NODES.where(
+    col(CustodyNode.level).in_(bindparam("levels", expanding=True)),
+    col(CustodyNode.index).in_(bindparam("indexes", expanding=True)),
+)
 
 
 @cache
@@ -256,13 +261,28 @@ def reader(session: Session) -> merkle.NodeReader:
         for start in range(0, len(nodes), _BATCH):
             some = nodes[start : start + _BATCH]
             # Two lists, and a few rows too many: for a list of pairs SQLite reads the whole table.
-            query = select(CustodyNode.level, CustodyNode.index, CustodyNode.hash).where(
-                col(CustodyNode.level).in_({level for level, _ in some}),
-                col(CustodyNode.index).in_({index for _, index in some}),
-            )
-            found |= {(level, index): value for level, index, value in session.exec(query)}
+            wanted = {"levels": sorted({level for level, _ in some}), "indexes": sorted({index for _, index in some})}
+            rows = session.connection().execute(_AMONG, wanted)
+            found |= {(level, index): value for level, index, value in rows}
         if missing := [node for node in nodes if node not in found]:
             raise LogNotIntact(f"the custody log has no node at level {missing[0][0]}, index {missing[0][1]}")
         return [found[node] for node in nodes]
 
     return read
+
+
+def finished_between(session: Session, old: int, new: int) -> dict[merkle.Node, bytes]:
+    """The nodes that the entries from `old` to `new` (exclusive) finished, in one query."""
+    ranges = [
+        and_(
+            col(CustodyNode.level) == level,
+            col(CustodyNode.index) >= old >> level,
+            col(CustodyNode.index) < new >> level,
+        )
+        for level in range(new.bit_length())
+        if old >> level < new >> level
+    ]
+    if not ranges:
+        return {}
+    rows = session.connection().execute(_NODES.where(or_(*ranges)))
+    return {(level, index): value for level, index, value in rows}

@@ -160,7 +160,7 @@ class Recorder:
             return
         head = None
         if sealed is not None:
-            self._committed.add(sealed.nodes)
+            self._committed.follow(sealed)
             head = self._witnessed(Head(sealed.size, sealed.note))
         for unit in group:
             unit.settled, unit.head = True, head
