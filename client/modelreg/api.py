@@ -10,7 +10,16 @@ import urllib3
 from pydantic import BaseModel, ValidationError
 from urllib3.exceptions import HTTPError
 
-from modelreg import connections, host_signing, problem_details, wire, wire_evidence, wire_log, wire_recalls
+from modelreg import (
+    connections,
+    host_signing,
+    problem_details,
+    wire,
+    wire_attestations,
+    wire_evidence,
+    wire_log,
+    wire_recalls,
+)
 from modelreg.connections import Transient
 from modelreg.digests import Digest
 from modelreg.errors import ModelregError, StorageUnavailable, Unreachable
@@ -203,6 +212,22 @@ class Api:
     def report_unloaded(self, load: str, report: wire.UnloadedReport) -> wire.Recorded:
         """Say that the runtime has ended."""
         return self._call("POST", f"/v1/loads/{load}/end", wire.Recorded, report)
+
+    def attest(
+        self, repository: str, artifact: Digest, request: wire_attestations.AttestationRequest
+    ) -> wire_attestations.AttestationInfo:
+        """Record a signed statement about an artifact. Sending the same again is safe."""
+        path = f"{_path(repository)}/artifacts/{artifact}/attestations"
+        return self._call("POST", path, wire_attestations.AttestationInfo, request)
+
+    def attestations(
+        self, repository: str, artifact: Digest, kind: str | None = None
+    ) -> wire_attestations.Attestations:
+        """Signed statements about an artifact; whoever relies on one verifies its bundle."""
+        query = f"?{urlencode({'kind': kind})}" if kind is not None else ""
+        return self._get(
+            f"{_path(repository)}/artifacts/{artifact}/attestations{query}", wire_attestations.Attestations
+        )
 
     def recall(self, repository: str, artifact: Digest, request: wire_recalls.RecallRequest) -> wire_recalls.Recalled:
         """Quarantine or revoke an artifact in every repository. Sending the same again is safe."""

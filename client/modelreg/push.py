@@ -35,6 +35,7 @@ def push(
     meter: Meter,
     stamp: Callable[[bytes], bytes | None] | None = None,
     parents: Sequence[wire.Parent] = (),
+    attest: Callable[[Manifest], Sequence[bytes]] | None = None,
 ) -> Pushed:
     """Publish a folder as an artifact of `reference.repository`, tagged in the same transaction.
 
@@ -43,6 +44,7 @@ def push(
     Args:
         stamp: gets a verified time stamp over the signature, or None to go without one; see `stamping`.
         parents: what it was made from; recorded as claimed.
+        attest: signs what else is said of the artifact; published with it, or it is not published.
 
     Raises:
         NotFound, Invalid, ManifestInvalid, Conflict: something in the folder cannot be published as it is.
@@ -61,6 +63,7 @@ def push(
         bundle=raw_bundle.decode(),
         tags=list(tags),
         parents=list(parents),
+        attestations=[raw.decode() for raw in attest(manifest)] if attest is not None else [],
     )
     state = api.begin_publication(reference.repository, request)
     by_blake3 = {entry.blake3: entry for entry in entries}

@@ -28,6 +28,11 @@
     repositories = ["acme/*"]
     allow = [{authority = "corp-pki", identities = ["email:*@acme.example"]}]
 
+    [[rules]]                               # who may attest what beside artifacts; `attests` makes it such a rule
+    repositories = ["acme/*"]
+    attests = ["approval", "waiver"]        # provenance, dataset and source-check, unless named, follow the rule above
+    allow = [{authority = "corp-pki", identities = ["email:risk@acme.example"]}]
+
     [log]                                   # optional: the custody log whose receipts every grant must come with
     origin = "registry.acme.example/log"
     keys = ["registry.acme.example/log+…"]  # `modelreg-server log key` prints it; two while a key is rotated
@@ -70,6 +75,9 @@ DISTRIBUTED = "distributed"
 DEFAULT_MAX_OFFLINE = timedelta(days=1)
 
 Usage = Literal["codeSigning", "digitalSignature"]
+# What statements can be about beside an artifact's files; `attestations` has their predicate types.
+ATTESTABLE = frozenset({"provenance", "dataset", "source-check", "scan", "approval", "waiver", "declassification"})
+_PRODUCERS = frozenset({"provenance", "dataset", "source-check"})  # whoever signs artifacts says these of them as well
 
 _TIMES = ("timestamps", "require_timestamp")
 
@@ -154,10 +162,15 @@ class Allowed:
 
 @dataclass(frozen=True)
 class Rule:
-    """Repositories by anchored glob, and who may sign for them."""
+    """Repositories by anchored glob, and who may sign for them: artifacts, or with `attests` statements of those kinds."""
 
     repositories: tuple[str, ...]
     allow: tuple[Allowed, ...]
+    attests: frozenset[str] = frozenset()
+
+    def names(self, repository: str) -> bool:
+        """Whether a pattern matches."""
+        return any(glob_matches(pattern, repository) for pattern in self.repositories)
 
 
 @dataclass(frozen=True)
@@ -245,11 +258,19 @@ class TrustPolicy:
         return None
 
     def allowed_for(self, repository: str) -> tuple[Allowed, ...]:
-        """Who may sign for a repository by the first rule that names it; nobody when none does."""
+        """Who may sign artifacts of a repository by the first rule that names it; nobody when none does."""
+        return next((rule.allow for rule in self.rules if not rule.attests and rule.names(repository)), ())
+
+    def allowed_to_attest(self, kind: str, repository: str) -> tuple[Allowed, ...]:
+        """Who may make statements of a kind (`ATTESTABLE`) by the first rule that names it and the repository.
+
+        Without one, whoever signs the artifacts may say where they come from; to approve, waive, declassify or scan takes
+        a rule.
+        """
         for rule in self.rules:
-            if any(glob_matches(pattern, repository) for pattern in rule.repositories):
+            if kind in rule.attests and rule.names(repository):
                 return rule.allow
-        return ()
+        return self.allowed_for(repository) if kind in _PRODUCERS else ()
 
     def require_fresh(self, now: datetime) -> None:
         """Refuse a policy that has expired and a revocation list that is too old or from the future.
@@ -432,7 +453,10 @@ def _certificate(pem: Any, where: str) -> x509.Certificate:
 
 
 def _rule(untrusted: Any, where: str, authorities: Mapping[str, Authority]) -> Rule:
-    members = _table(untrusted, where, "repositories", "allow")
+    members = _table(untrusted, where, "repositories", "allow", optional=("attests",))
+    attests = frozenset(_texts(members["attests"], f"{where}.attests")) if "attests" in members else frozenset()
+    if unknown := attests - ATTESTABLE:
+        raise Misconfigured(f"{where}.attests names {min(unknown)!r}; known are {', '.join(sorted(ATTESTABLE))}")
     allow = []
     for at, item in enumerate(_list(members["allow"], f"{where}.allow")):
         entry = _table(item, f"{where}.allow[{at}]", "authority", "identities")
@@ -440,7 +464,7 @@ def _rule(untrusted: Any, where: str, authorities: Mapping[str, Authority]) -> R
         if authority not in authorities:
             raise Misconfigured(f"{where}.allow[{at}] names the authority {authority!r}, which is not defined")
         allow.append(Allowed(authority, _texts(entry["identities"], f"{where}.allow[{at}].identities")))
-    return Rule(_texts(members["repositories"], f"{where}.repositories"), tuple(allow))
+    return Rule(_texts(members["repositories"], f"{where}.repositories"), tuple(allow), attests)
 
 
 def read_revocations(untrusted: Any) -> Revocations:

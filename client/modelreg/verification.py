@@ -17,7 +17,8 @@
 9. Bytes: every chunk equals its digest, nothing missing, nothing extra. The **caller must** do this, with
    `hashing.check_files` or `transfer`, before a byte is used; both take what this module returns.
 
-A refusal is an exception; there is no boolean to forget. `VerifiedManifest`, `VerifiedStatement` are made nowhere else.
+A refusal is an exception; there is no boolean to forget. `VerifiedManifest`, `VerifiedStatement`,
+`VerifiedPayload` are made nowhere else.
 """
 
 from collections.abc import Callable, Sequence
@@ -80,6 +81,15 @@ class SignerIdentity:
     identities: tuple[str, ...]
     key_ids: tuple[Digest, ...]
     signed_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class VerifiedPayload:
+    """Steps 1 to 6b hold for these bytes: an allowed signer's, whatever they say. Made by `verify_payload` only."""
+
+    payload: bytes
+    signer: SignerIdentity
+    legacy_0_2: bool
 
 
 @dataclass(frozen=True)
@@ -190,11 +200,33 @@ def verify_statement(raw_bundle: bytes, *, policy: TrustPolicy, repository: str,
     Raises:
         SignatureInvalid, SignerNotAllowed, StaleTrust, Revoked, Quarantined: as in `verify`.
     """
+    believed = verify_payload(
+        raw_bundle, policy=policy, allowed=policy.allowed_for(repository), repository=repository, now=now
+    )
+    # 1. Payload and predicate types, now that the bytes are known to be the signer's.
+    statement = statements.parse(believed.payload, legacy_0_2=believed.legacy_0_2)
+    # 6c. `verify` holds the manifest against this digest, so that a revoked artifact has no other name.
+    if statement.artifact is not None and (refusal := policy.refusal(statement.artifact)) is not None:
+        raise refusal
+    return VerifiedStatement(statement, believed.signer, repository, now)
+
+
+def verify_payload(
+    raw_bundle: bytes, *, policy: TrustPolicy, allowed: Sequence[Allowed], repository: str, now: datetime
+) -> VerifiedPayload:
+    """Verify who signed a bundle (steps 1 to 6b), whatever its payload says; `attestations` reads other statements with it.
+
+    Args:
+        raw_bundle: untrusted.
+        allowed: who may have signed it, by the policy.
+
+    Raises:
+        SignatureInvalid, SignerNotAllowed, StaleTrust, Revoked: as in `verify`.
+    """
     # 1. Shape and limits of the container; the payload is parsed only after its signature holds.
     bundle = bundles.parse(raw_bundle)
     # 6a. A stale list cannot say what is revoked.
     policy.require_fresh(now)
-    allowed = policy.allowed_for(repository)
     if not allowed:
         raise SignerNotAllowed(f"no rule of the trust policy names {repository}; nobody may sign for it")
     # 2. The method is the authority's; a bundle of another kind does not even get looked at.
@@ -213,12 +245,7 @@ def verify_statement(raw_bundle: bytes, *, policy: TrustPolicy, repository: str,
             continue
         # 6b. Checked outside the alternatives: what one entry revokes another cannot allow.
         _require_not_revoked(credential, policy)
-        # 1. Payload and predicate types, now that the bytes are known to be the signer's.
-        statement = statements.parse(bundle.payload, legacy_0_2=credential.legacy_0_2)
-        # 6c. `verify` holds the manifest against this digest, so that a revoked artifact has no other name.
-        if statement.artifact is not None and (refusal := policy.refusal(statement.artifact)) is not None:
-            raise refusal
-        return VerifiedStatement(statement, signer, repository, now)
+        return VerifiedPayload(bundle.payload, signer, credential.legacy_0_2)
     # A good signature by the wrong person says more than a signature that was tried against the wrong authority.
     raise next((error for error in refusals if isinstance(error, SignerNotAllowed)), refusals[0])
 

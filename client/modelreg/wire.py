@@ -17,6 +17,8 @@ from modelreg.references import MAX_REPOSITORY_CHARS, REPOSITORY, TAG
 MAX_TAGS = 16
 MAX_BATCH = 256  # blobs or parts named in one request
 MAX_PARENTS = 64  # of one artifact, named in one publication
+MAX_ATTESTATIONS = 16  # sent with one publication
+MAX_ATTESTATION_CHARS = 16 * 1024 * 1024
 
 Hex64 = Annotated[str, StringConstraints(pattern=f"^{HEX_64.pattern}$")]
 ArtifactDigest = Annotated[str, StringConstraints(pattern=f"^sha256:{HEX_64.pattern}$")]
@@ -29,6 +31,7 @@ RepositoryName = Annotated[
         max_length=MAX_REPOSITORY_CHARS,
     ),
 ]
+AttestationText = Annotated[str, StringConstraints(max_length=MAX_ATTESTATION_CHARS)]
 Word = Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,200}$")]
 # The registry's own parser decides; these keep nonsense off its tables.
 Subject = Annotated[str, StringConstraints(pattern=r"^(person|workload|host):[\x21-\x7e]{1,190}$")]
@@ -288,12 +291,16 @@ class Parent(Wire):
 
 
 class PublicationRequest(Wire):
-    """Begin, or resume, publishing an artifact: canonical manifest and OMS bundle as text, and what it was made from."""
+    """Begin, or resume, publishing an artifact: canonical manifest and OMS bundle as text, and what it was made from.
+
+    `attestations` are bundles about this artifact; they are recorded with it, or it is not published.
+    """
 
     manifest: str
     bundle: str
     tags: Annotated[list[TagName], Field(max_length=MAX_TAGS)] = []
     parents: Annotated[list[Parent], Field(max_length=MAX_PARENTS)] = []
+    attestations: Annotated[list[AttestationText], Field(max_length=MAX_ATTESTATIONS)] = []
 
 
 class BlobToUpload(Wire):

@@ -26,6 +26,7 @@ from modelreg_server.measuring import Measuring
 from modelreg_server.migrations import require_current
 from modelreg_server.routes import (
     access,
+    attestations,
     events,
     evidence,
     exchange,
@@ -139,6 +140,7 @@ def create_app(settings: Settings, clock: Callable[[], datetime] = lambda: datet
         trust,
         log,
         recalls,
+        attestations,
     ):
         app.include_router(module.router)
     problems.install(app)

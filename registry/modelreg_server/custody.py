@@ -30,6 +30,10 @@ class EventType(StrEnum):
 
     ARTIFACT_PUBLISHED = "artifact.published"
     ARTIFACT_SIGNED = "artifact.signed"  # a further signature on a published artifact
+    ARTIFACT_IMPORTED = "artifact.imported"  # the publication of what came from a source outside
+    ARTIFACT_ATTESTED = "artifact.attested"  # a signed statement about an artifact
+    ARTIFACT_SCANNED = "artifact.scanned"  # by the registry itself
+    DATASET_REGISTERED = "dataset.registered"
     ARTIFACT_DERIVED = "artifact.derived"  # further parents of a published artifact
     ARTIFACT_GRANTED = "artifact.granted"
     ARTIFACT_REFUSED = "artifact.refused"
@@ -41,6 +45,10 @@ class EventType(StrEnum):
     ARTIFACT_RELEASED = "artifact.released"  # a quarantine that was lifted
     ARTIFACT_REVOKED = "artifact.revoked"
     RECALL_CONFIRMED = "recall.confirmed"  # a host says what it did with a recalled artifact
+    PROMOTION_GRANTED = "promotion.granted"
+    PROMOTION_REFUSED = "promotion.refused"
+    PROMOTION_WITHDRAWN = "promotion.withdrawn"  # by somebody, or because the facts changed
+    POLICY_CHANGED = "policy.changed"
     TAG_MOVED = "tag.moved"
     TAG_RESOLVED = "tag.resolved"
     TRUST_PUBLISHED = "trust.published"
@@ -130,6 +138,13 @@ class CustodyEvent(SQLModel, table=True):
 DECISIVE = frozenset(
     {
         EventType.ARTIFACT_SIGNED,
+        EventType.ARTIFACT_ATTESTED,
+        EventType.ARTIFACT_SCANNED,
+        EventType.DATASET_REGISTERED,
+        EventType.ARTIFACT_DERIVED,
+        EventType.PROMOTION_GRANTED,
+        EventType.PROMOTION_WITHDRAWN,
+        EventType.POLICY_CHANGED,
         EventType.ARTIFACT_QUARANTINED,
         EventType.ARTIFACT_RELEASED,
         EventType.ARTIFACT_REVOKED,

@@ -13,6 +13,7 @@ from modelreg_server import log_entries
 from modelreg_server.custody import CustodyEvent, EventType
 from modelreg_server.custody_identities import CustodyIdentity, commitment_of
 from modelreg_server.tables import (
+    AttestationRow,
     GrantRow,
     Publication,
     Recall,
@@ -29,6 +30,12 @@ _RESTING: tuple[tuple[type[SQLModel], str, EventType, dict[str, str]], ...] = (
     (GrantRow, "id", EventType.ARTIFACT_GRANTED, {"repository": "repository", "artifact_digest": "artifact"}),
     (Publication, "artifact_digest", EventType.ARTIFACT_PUBLISHED, {"artifact_digest": "artifact"}),
     (Tag, "name", EventType.TAG_MOVED, {"artifact_digest": "artifact", "name": "tag"}),
+    (
+        AttestationRow,
+        "statement",
+        EventType.ARTIFACT_ATTESTED,
+        {"about_digest": "artifact", "repository": "repository"},
+    ),
     (TrustFile, "name", EventType.TRUST_PUBLISHED, {}),
     (
         RuntimeLoad,

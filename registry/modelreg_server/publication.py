@@ -20,11 +20,12 @@ from sqlalchemy.orm import defer
 from sqlmodel import Session, col, select
 
 from modelreg import manifests, statements, verification, wire
+from modelreg.attestations import VerifiedAttestation
 from modelreg.digests import sha256_of
 from modelreg.errors import BlobMissing, Conflict, DigestMismatch, ManifestInvalid, NotFound
 from modelreg.manifests import FileEntry, Manifest
 from modelreg.trust import TrustPolicy
-from modelreg_server import countersigning, custody, derivations, recalls, storage
+from modelreg_server import attestations, countersigning, custody, derivations, recalls, storage
 from modelreg_server.callers import Caller, denied
 from modelreg_server.custody import Event, EventType
 from modelreg_server.database import Database, insert_if_absent, one_at_a_time
@@ -65,6 +66,7 @@ def begin(
     policy: TrustPolicy,
     lifetime: timedelta,
     parents: Sequence[wire.Parent] = (),
+    attested: Sequence[str] = (),
 ) -> Missing:
     """Open an attempt, or find the caller's open one for the same artifact.
 
@@ -72,6 +74,7 @@ def begin(
         raw_manifest: untrusted.
         raw_bundle: untrusted; verified before a byte is uploaded, and again in `finish`.
         parents: what the caller says it was made from, known here or not.
+        attested: bundles of statements about the artifact; untrusted, verified here and again in `finish`.
 
     A further signature on an artifact that is published here takes `sign`, anything else `push`.
 
@@ -88,6 +91,7 @@ def begin(
     _require_tag_right(caller, repository, tags)
     _require_parents_right(caller, repository, parents)
     made_from = derivations.stored(str(manifest.digest), parents)
+    _verify_attested(caller, repository, manifest, attested, policy)
     with database.writing() as session, session.begin():
         if not _may_push_or_sign(session, caller, repository, str(manifest.digest)):
             raise denied(caller.principal, Verb.PUSH, repository)
@@ -113,12 +117,14 @@ def begin(
                 bundle=raw_bundle,
                 tags=list(tags),
                 parents=made_from,
+                attestations=list(attested),
                 created_at=caller.now,
                 expires_at=caller.now + lifetime,
             )
             session.add(attempt)
         else:
             attempt.bundle, attempt.tags, attempt.parents = raw_bundle, list(tags), made_from
+            attempt.attestations = list(attested)
         session.flush()
         blobs = _missing(session, caller.principal, attempt, manifest)
         session.expunge_all()
@@ -251,7 +257,7 @@ def finish(database: Database, store: BlobStore, caller: Caller, attempt_id: str
     """
     with database.reading() as session:
         attempt = open_attempt(session, caller, attempt_id)
-        raw_manifest, raw_bundle = attempt.manifest, attempt.bundle
+        raw_manifest, raw_bundle, attested = attempt.manifest, attempt.bundle, attempt.attestations
         session.expunge_all()
     if attempt.event_index is not None:
         return attempt
@@ -260,6 +266,7 @@ def finish(database: Database, store: BlobStore, caller: Caller, attempt_id: str
     verified = verification.verify(
         raw_bundle, raw_manifest, policy=policy, repository=attempt.repository, now=caller.now
     )
+    verified_statements = _verify_attested(caller, attempt.repository, verified.manifest, attested, policy)
     with database.writing() as session, session.begin():
         # Two requests may finish the same attempt; the second waits here and then sees what the first did.
         session.exec(select(Attempt.id).where(Attempt.id == attempt_id).with_for_update()).one_or_none()
@@ -277,6 +284,8 @@ def finish(database: Database, store: BlobStore, caller: Caller, attempt_id: str
         custody.hold(session)
         _require_not_recalled(session, str(verified.manifest.digest))
         attempt.event_index, attempt.created = _publish(session, caller, repository, verified, policy, attempt.parents)
+        for statement in verified_statements:
+            attestations.record(session, caller, attempt.repository, statement)
         for tag in attempt.tags:
             move_tag(session, caller, repository, tag, str(verified.manifest.digest))
         session.flush()
@@ -327,6 +336,15 @@ def _written_parts(store: BlobStore, row: BlobUpload) -> frozenset[int]:
     if row.measured_at is not None:
         return frozenset(range(1, upload.part_count + 1))
     return store.written_parts(upload)
+
+
+def _verify_attested(
+    caller: Caller, repository: str, manifest: Manifest, attested: Sequence[str], policy: TrustPolicy
+) -> list[VerifiedAttestation]:
+    return [
+        attestations.verify(caller, repository, manifest.digest, bundle.encode(), policy, among=attestations.WITH_BYTES)
+        for bundle in attested
+    ]
 
 
 def _require_tag_right(caller: Caller, repository: str, tags: Sequence[str]) -> None:

@@ -175,6 +175,34 @@ class Signature(SQLModel, table=True):
     signed_at: datetime | None = Field(default=None, sa_type=UtcDateTime)  # the trusted time, as verified when it came
 
 
+class AttestationRow(SQLModel, table=True):
+    """A signed statement about an artifact or a dataset, kept once; added and never taken away.
+
+    `statement` is the SHA-256 of what was signed; `authority` is `registry` for what the registry said itself.
+    """
+
+    __tablename__ = "attestation"
+    __table_args__ = (
+        UniqueConstraint("repository", "statement"),
+        artifact_check("about_digest"),
+        artifact_check("statement"),
+    )
+
+    id: int | None = Field(default=None, primary_key=True)
+    repository: str = Field(max_length=128)
+    about_digest: str = Field(index=True, max_length=71)
+    kind: str = Field(max_length=20)
+    statement: str = Field(max_length=71)
+    bundle: bytes = Field(sa_type=LargeBinary)
+    authority: str = Field(max_length=200)
+    identity: str = Field(max_length=1000)
+    key_id: str = Field(max_length=71)
+    signed_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    added_at: datetime = Field(sa_type=UtcDateTime)
+    added_by: str = Field(max_length=200)
+    event_index: int = Field(sa_type=BigInteger)
+
+
 class Tag(SQLModel, table=True):
     """Where a tag points now; the history is the log's, and `event_index` is the tag's version."""
 
@@ -200,6 +228,7 @@ class Attempt(SQLModel, table=True):
     bundle: bytes = Field(sa_type=LargeBinary)
     tags: list[str] = Field(sa_type=JSON)
     parents: list[dict[str, str]] = Field(default=[], sa_type=JSON, sa_column_kwargs={"server_default": text("'[]'")})
+    attestations: list[str] = Field(default=[], sa_type=JSON, sa_column_kwargs={"server_default": text("'[]'")})
     created_at: datetime = Field(sa_type=UtcDateTime)
     expires_at: datetime = Field(sa_type=UtcDateTime)
     event_index: int | None = Field(default=None, sa_type=BigInteger)

@@ -66,6 +66,7 @@ def begin(
         parts.trust_policy(),
         timedelta(seconds=parts.settings.publication_seconds),
         request.parents,
+        request.attestations,
     )
     return wire.PublicationState(
         id=missing.attempt.id,
