@@ -175,8 +175,7 @@ class Outside:
             retries=False,
             cert_reqs="CERT_REQUIRED",
             ca_certs=str(self.ca_file) if self.ca_file else None,
-            server_hostname=name,
-            assert_hostname=name,
+            server_hostname=name,  # what the certificate has to name, and what SNI says
         )
 
 

@@ -7,7 +7,7 @@ import would be a way to ask the cloud's metadata service, or whatever listens o
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from urllib.parse import quote, urljoin, urlsplit
 
 from modelreg.errors import Forbidden, Invalid
@@ -31,6 +31,8 @@ _METADATA = frozenset(
 )
 # IPv6 spellings of IPv4 addresses; the first is what a resolver makes up on a network without IPv4.
 _NAT64 = IPv6Network("64:ff9b::/96")
+_UNICAST = IPv6Network("2000::/3")
+_PROTOCOLS = IPv4Network("192.0.0.0/24")
 _SPELLINGS = tuple(map(IPv6Network, ("::/96", "::ffff:0:0/96", "64:ff9b:1::/48", "2001::/32", "2002::/16")))
 
 
@@ -153,7 +155,9 @@ def _kind(address: IPv4Address | IPv6Address) -> str:
         return "disguised IPv4"
     if address.is_link_local:
         return "link-local"
-    if address.is_multicast or address.is_unspecified or address.is_reserved or not address.is_global:
+    # Which special networks the library knows goes by its version; these two it has called public.
+    odd = address in _PROTOCOLS if isinstance(address, IPv4Address) else address not in _UNICAST
+    if odd or address.is_multicast or address.is_unspecified or address.is_reserved or not address.is_global:
         return "reserved"
     return "public"
 
@@ -164,9 +168,9 @@ def _host(netloc: str) -> str:
     `2130706433`, `0x7f.1` and `0177.0.0.1` are 127.0.0.1 to some of them.
     """
     if netloc.startswith("["):
-        text = netloc[1:].partition("]")[0]
+        text, _, after = netloc[1:].partition("]")
         try:
-            return str(IPv6Address(text)) if "%" not in text else _refuse_host()
+            return str(IPv6Address(text)) if "%" not in text and after[:1] in {"", ":"} else _refuse_host()
         except ValueError:
             return _refuse_host()
     host = netloc.partition(":")[0].lower()
