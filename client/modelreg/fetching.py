@@ -22,7 +22,7 @@ from modelreg.hashing import Progress
 from modelreg.sources import GIT_SHA1, SHA256, RemoteFile, Resolved, Upstream
 from modelreg.staging import BLOCK_BYTES, Staging, chunk_count, chunk_range
 
-_CHUNKS_A_RANGE = 4  # 32 MiB: long enough for the round trip not to matter, short enough to share one file
+_CHUNKS_A_RANGE = 32  # 32 MiB: long enough for the round trip not to matter, short enough to share one file
 _AT_ONCE = 256  # ranges that wait for a connection; a source may have thousands of files
 
 

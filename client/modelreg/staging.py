@@ -28,10 +28,10 @@ from modelreg.cache import explained
 from modelreg.digests import is_hex_64
 from modelreg.durable import make_folder, sync_folder
 from modelreg.errors import Conflict, ModelregError
-from modelreg.manifests import CHUNK_BYTES
 from modelreg.sources import RemoteFile, Resolved
 
 BLOCK_BYTES = 1024 * 1024
+CHUNK_BYTES = 1024 * 1024  # what a connection that breaks, or a process that dies, has to fetch again
 _LINE = re.compile(rb"([0-9]{1,9}) ([0-9a-f]{64})", re.ASCII)
 
 
