@@ -15,6 +15,7 @@ from typing import Any
 from modelreg import attestations, hashing, provenance
 from modelreg.api import Api
 from modelreg.attestations import Kind
+from modelreg.bucket import Bucket
 from modelreg.digests import Digest, sha256_of
 from modelreg.errors import NotFound, Unauthenticated, Unreachable
 from modelreg.hub import Hub
@@ -134,7 +135,7 @@ def _ask(made: Import, outside: Outside, endpoint: str) -> dict[str, Mapping[str
             entries = hashing.hash_tree(source.path, left_out=LEFT_OUT)
             files = [RemoteFile(entry.path, entry.size, "", {SHA256: entry.sha256}) for entry in entries]
         case BucketSource():
-            raise Unreachable("a bucket is not asked again")
+            files = Bucket(source, 1).listed()
     return {file.path: file.declared for file in files if file.path.split("/")[0] not in LEFT_OUT}
 
 

@@ -85,7 +85,9 @@ def test_a_name_is_resolved_once_and_asked_under_its_own_name(server):
     assert one.asked[0][1]["Host"] == f"models.example:{port}"
 
 
-@pytest.mark.parametrize("addresses", [["127.0.0.1"], ["8.8.8.8", "10.0.0.1"], ["169.254.169.254"], ["::ffff:127.0.0.1"]])
+@pytest.mark.parametrize(
+    "addresses", [["127.0.0.1"], ["8.8.8.8", "10.0.0.1"], ["169.254.169.254"], ["::ffff:127.0.0.1"]]
+)
 def test_a_name_that_leads_to_a_private_address_is_not_asked(server, addresses):
     one = server((200, {}, b"secret"))
     asking = client(rules=Rules(http=True), resolver=at(*addresses))
@@ -157,7 +159,8 @@ def test_a_token_is_not_sent_over_plain_http_to_another_machine(server):
 
 
 @pytest.mark.parametrize(
-    "location", ["http://169.254.169.254/latest", "http://metadata.example/", "http://2130706433/", "ftp://x/", "", "http://"]
+    "location",
+    ["http://169.254.169.254/latest", "http://metadata.example/", "http://2130706433/", "ftp://x/", "", "http://"],
 )
 def test_a_redirect_to_where_nothing_is_asked_is_not_followed(server, location):
     one = server((302, {"Location": location}, b""))
@@ -194,7 +197,14 @@ def test_an_answer_without_end_is_cut(server):
 
 @pytest.mark.parametrize(
     ("status", "error"),
-    [(401, Unauthenticated), (403, Unauthenticated), (404, NotFound), (410, NotFound), (418, Unreachable), (503, Transient)],
+    [
+        (401, Unauthenticated),
+        (403, Unauthenticated),
+        (404, NotFound),
+        (410, NotFound),
+        (418, Unreachable),
+        (503, Transient),
+    ],
 )
 def test_what_an_answer_means(server, status, error):
     one = server((status, {}, b""))

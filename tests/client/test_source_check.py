@@ -38,7 +38,9 @@ def imported(cli, hub):
 
     def make(name="acme-ai/tiny", reference="demo/tiny", **more):
         model = hub.add(
-            name, {"config.json": b"{}", "model.safetensors": name.encode() * 100, "LICENSE": b"x"}, gated_for=more.get("token")
+            name,
+            {"config.json": b"{}", "model.safetensors": name.encode() * 100, "LICENSE": b"x"},
+            gated_for=more.get("token"),
         )
         environment = {"MODELREG_SOURCE_TOKEN": more["token"]} if "token" in more else {}
         code, answer, err = cli("import", f"hf://{name}", reference, "--from-endpoint", hub.url, **environment)

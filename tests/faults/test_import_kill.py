@@ -58,7 +58,10 @@ def test_a_killed_import_goes_on_and_publishes_what_the_source_declares(server, 
     for turn in range(KILLS):
         hub.sent_bytes.clear()
         client = subprocess.Popen(
-            [sys.executable, "-m", "modelreg.cli", *command], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [sys.executable, "-m", "modelreg.cli", *command],
+            env=env,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + 300
         # In the middle: when another share of it has left the hub.

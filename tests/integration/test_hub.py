@@ -32,7 +32,13 @@ print(json.dumps({"files": files, "sha": info.sha, "branches": [b.name for b in 
 
 def download(url, name, revision, tmp_path, token=""):
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    env = {**kept, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_ENDPOINT": url}
+    env = {
+        **kept,
+        "HF_HOME": str(tmp_path / "hf"),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_ENDPOINT": url,
+    }
     return subprocess.run(
         [sys.executable, "-c", DOWNLOAD, url, name, revision, str(tmp_path / "got"), token],
         env=env, capture_output=True, text=True, timeout=120,

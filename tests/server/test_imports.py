@@ -62,7 +62,9 @@ def events(registry, repository):
 
 
 def test_an_import_is_recorded_with_the_publication_in_one_transaction(registry, publish):
-    repository, pushed = publish(lambda manifest, name: [statement(manifest, name, upstream_signature={"verdict": "valid"})])
+    repository, pushed = publish(
+        lambda manifest, name: [statement(manifest, name, upstream_signature={"verdict": "valid"})]
+    )
 
     assert events(registry, repository) == ["artifact.published", "artifact.imported", "artifact.attested", "tag.moved"]
     (event,) = [e for e in registry.whole_log() if e.repository == repository and e.type == "artifact.imported"]

@@ -155,16 +155,20 @@ class Handler(BaseHTTPRequestHandler):
                 name, *rest = (unquote(part) if part else None for part in match.groups())
                 model = self.server.models.get(name)
                 if model is None:
-                    return self.refuse(404, "RepoNotFound", "Repository not found")
+                    self.refuse(404, "RepoNotFound", "Repository not found")
+                    return
                 if model.gated_for and self.headers.get("Authorization") != f"Bearer {model.gated_for}":
-                    return self.refuse(401 if "Authorization" not in self.headers else 403, "GatedRepo", "gated")
-                return answer(model, *rest, parse_qs(parts.query))
-        return self.refuse(404, "", "Not found")
+                    self.refuse(401 if "Authorization" not in self.headers else 403, "GatedRepo", "gated")
+                    return
+                answer(model, *rest, parse_qs(parts.query))
+                return
+        self.refuse(404, "", "Not found")
 
     def info(self, model, revision, _query):
         commit = model.resolve(revision or "main")
         if commit is None:
-            return self.refuse(404, "RevisionNotFound", "Invalid rev id")
+            self.refuse(404, "RevisionNotFound", "Invalid rev id")
+            return
         files = model.commits[commit]
         self.json(
             {
@@ -185,7 +189,8 @@ class Handler(BaseHTTPRequestHandler):
     def tree(self, model, revision, query):
         commit = model.resolve(revision)
         if commit is None:
-            return self.refuse(404, "RevisionNotFound", "Invalid rev id")
+            self.refuse(404, "RevisionNotFound", "Invalid rev id")
+            return
         files = {name: file for name, file in model.commits[commit].items() if name not in model.hidden}
         folders = sorted({"/".join(name.split("/")[:at]) for name in files for at in range(1, name.count("/") + 1)})
         entries = [{"type": "directory", "oid": "0" * 40, "size": 0, "path": folder} for folder in folders]
@@ -215,12 +220,14 @@ class Handler(BaseHTTPRequestHandler):
         stored = model.commits[commit].get(name) if commit else None
         if stored is None or name in model.hidden:
             more = {"X-Repo-Commit": commit} if commit else {}
-            return self.refuse(404, "EntryNotFound" if commit else "RevisionNotFound", "Entry not found", more)
+            self.refuse(404, "EntryNotFound" if commit else "RevisionNotFound", "Entry not found", more)
+            return
         etag = f'"{stored.sha256 if stored.lfs else stored.git_sha1}"'
         headers = {"X-Repo-Commit": commit, "ETag": etag, "Accept-Ranges": "bytes"}
         if stored.lfs and self.server.cdn is not None:
             where = f"{self.server.cdn.url}/{quote(model.name)}/{commit}/{quote(name)}?X-Amz-Signature={'5' * 64}"
-            return self.plain(302, {**headers, "Location": where, "X-Linked-Size": str(stored.size), "X-Linked-ETag": etag})
+            self.plain(302, {**headers, "Location": where, "X-Linked-Size": str(stored.size), "X-Linked-ETag": etag})
+            return
         self.bytes_of(model, name, stored, headers, self.server)
 
     def bytes_of(self, model, name, stored, headers, hub):
@@ -232,7 +239,8 @@ class Handler(BaseHTTPRequestHandler):
             stop = min(stored.size, int(last) + 1) if first and last else stored.size
             status = 206
             if start >= stored.size:
-                return self.plain(416, {**headers, "Content-Range": f"bytes */{stored.size}"})
+                self.plain(416, {**headers, "Content-Range": f"bytes */{stored.size}"})
+                return
             headers = {**headers, "Content-Range": f"bytes {start}-{stop - 1}/{stored.size}"}
         self.send_response_only(status)
         for header, value in {**headers, "Content-Length": str(stop - start)}.items():

@@ -10,6 +10,7 @@ from typing import Any
 from modelreg import attestations, importing, pinned, pull, signing, source_checking, trust, wire_attestations
 from modelreg.api import Api
 from modelreg.attestations import Kind
+from modelreg.bucket import Bucket
 from modelreg.classification import Classification
 from modelreg.commands import Output, now, output_of, printable, settings_of, size_text
 from modelreg.commands.revoking import FINDINGS
@@ -119,9 +120,7 @@ def _upstream(options: argparse.Namespace, settings: Settings, source: Source) -
         case UrlSource():
             return FileUrl(_outside(options, settings, source.url), source)
         case BucketSource():
-            raise Invalid(
-                "s3:// is not read by this version; fetch it, and import the folder as file:///…", field="source"
-            )
+            return Bucket(source, settings.connections)
         case FolderSource():
             raise AssertionError
 
