@@ -19,9 +19,10 @@ from cryptography import x509
 from modelreg import bundles, statements, verification
 from modelreg.digests import sha256_of
 from modelreg.errors import Invalid, Refused, SignatureInvalid, SignerNotAllowed, StaleTrust, Untrusted
+from modelreg.signing import hint_of
 from modelreg.statements import Statement
 from modelreg.trees import LEFT_OUT, SIGNATURE_FILE
-from modelreg.trust import MALFORMED, TrustPolicy
+from modelreg.trust import MALFORMED, CertificateAuthority, KeyAuthority, SigstoreAuthority, TrustPolicy
 
 VALID, INVALID, UNKNOWN_SIGNER, NONE = "valid", "invalid", "unknown-signer", "none"
 _SUFFIXES = (".sigstore", ".sigstore.json", ".oms.sig")
@@ -64,9 +65,10 @@ def check(
         bundle = bundles.parse(raw)
         if (claimed := claimed_identity(bundle)) is not None:
             found["identity"] = claimed
-        if trust is None:
+        if trust is None or not _knows(trust, name, bundle):
             _require_covers(statements.parse(bundle.payload), covered)
-            return {**found, "verdict": UNKNOWN_SIGNER, "why": "no --upstream-trust says whom to believe"}
+            which = "no --upstream-trust says" if trust is None else "the --upstream-trust does not say"
+            return {**found, "verdict": UNKNOWN_SIGNER, "why": f"{which} whom to believe"}
         verified = verification.verify_statement(raw, policy=trust, repository=name, now=now)
         _require_covers(verified.statement, covered)
     except StaleTrust:
@@ -76,6 +78,19 @@ def check(
     except (Untrusted, Refused, Invalid) as error:
         return {**found, "verdict": INVALID, "why": _line(error.detail, _MAX_WHY_CHARS)}
     return {**found, "identity": verified.signer.identity, "authority": verified.signer.authority, "verdict": VALID}
+
+
+def _knows(trust: TrustPolicy, name: str, bundle: bundles.Bundle) -> bool:
+    """Whether the trust has something to hold a bundle of this kind against: a stranger's is not a broken one."""
+    authorities = [trust.authorities[entry.authority] for entry in trust.allowed_for(name)]
+    match bundle.kind:
+        case "publicKey":
+            keys = [key for authority in authorities if isinstance(authority, KeyAuthority) for key in authority.keys]
+            return any(bundle.hint in {None, hint_of(key.public_key)} for key in keys)
+        case "x509CertificateChain":
+            return any(isinstance(authority, CertificateAuthority) for authority in authorities)
+        case "certificate":
+            return any(isinstance(authority, SigstoreAuthority) for authority in authorities)
 
 
 def claimed_identity(bundle: bundles.Bundle) -> str | None:

@@ -83,7 +83,7 @@ def record(session: Session, caller: Caller, repository: str, verified: Verified
     known = select(AttestationRow.id).where(
         AttestationRow.repository == repository, AttestationRow.statement == statement
     )
-    if session.exec(known).one_or_none() is not None:
+    if session.exec(known).first() is not None:
         return
     detail = {
         "source": made.source,
