@@ -253,6 +253,18 @@ def test_what_does_not_fit_is_not_begun(tmp_path, monkeypatch):
         assert hub.total_sent == 0
 
 
+@pytest.mark.parametrize("size", [0, 1, 2**20 - 1, 2**20, 2**20 + 1, 32 * 2**20, 32 * 2**20 + 1, 65 * 2**20])
+def test_every_size_comes_whole_and_is_measured_right(tmp_path, size):
+    body = (bytes(range(251)) * (size // 251 + 1))[:size]
+    with running_hub() as hub:
+        model = hub.add("a/b", {"model.safetensors": body, "config.json": body[:100]})
+        area, fetched = fetch(Hub(outside(), hub.url, HubSource("a/b")), tmp_path)
+
+    assert (area.files / "model.safetensors").read_bytes() == body
+    assert fetched.sha256 == {name: file.sha256 for name, file in model.commits[model.commit].items()}
+    assert (fetched.transferred_bytes, fetched.kept_bytes) == (size + min(size, 100), 0)
+
+
 def test_a_connection_that_breaks_in_the_middle_loses_one_chunk(tmp_path, monkeypatch):
     """The rest of a range is asked for again from where it broke."""
     monkeypatch.setattr(connections, "TRIES", 6)
