@@ -531,3 +531,37 @@ def test_a_folder_of_a_bucket_is_imported_and_drift_in_it_is_told(bring, registr
 @pytest.mark.parametrize(("where", "code"), [("{}/nothing-here", 11), ("no-such-bucket-at-all/x", 11)])
 def test_an_absent_folder_of_a_bucket_is_not_found(bring, bucket, where, code):
     assert bring(f"s3://{where.format(bucket[0])}", "demo/absent-bucket")[0] == code
+
+
+def test_people_read_what_happened_and_nothing_of_it_can_begin_a_line_of_its_own(run, registry, home, hub):
+    model = hub.add("acme-ai/read", files(), card={"license": "mit"})
+    environment = {k: v for k, v in registry.environment(home).items() if k.startswith("MODELREG_")}
+    where = ("--from-endpoint", hub.url, *LOCAL)
+
+    code, out, err = run("import", "hf://acme-ai/read", "demo/read", *where, **environment)
+
+    lines = out.splitlines()
+    assert (code, lines[0]) == (0, f"imported hf://acme-ai/read at {model.commit}")
+    assert lines[1].startswith("published demo/read@sha256:")
+    assert "every digest that the source declares holds; tags: latest" in lines[2]
+    assert lines[3] == "  licence: mit (the source says so); upstream signature: none"
+    assert "left out: .gitattributes" in err
+
+    model.declared["config.json"] = "a" * 40
+    code, out, _ = run("source", "check", "demo/read", *where, **environment)
+    assert code == 40
+    assert out.splitlines()[0].startswith("drift       demo/read@sha256:")
+    assert out.splitlines()[1].endswith(f"found git-sha1:{'a' * 40}")
+
+
+def test_importing_the_same_again_publishes_nothing_new_and_is_recorded(bring, hub, registry):
+    hub.add("acme-ai/again", files())
+    _, first, _ = bring("hf://acme-ai/again", "demo/again")
+
+    code, answer, _ = bring("hf://acme-ai/again", "demo/again")
+
+    types = [e.type for e in registry.whole_log() if e.repository == "demo/again"]
+    assert (code, answer["created"], answer["sent_bytes"]) == (0, False, 0)
+    assert types.count("artifact.published") == 1
+    # Times have seconds: within one it is the same statement.
+    assert types.count("artifact.imported") == len({first["statement"], answer["statement"]})

@@ -1,8 +1,12 @@
 """Which addresses outside may be asked: the table of those that may not."""
 
-from ipaddress import ip_address
+import socket
+from ipaddress import IPv4Address, ip_address
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from urllib3.util import parse_url
 
 from modelreg.errors import Forbidden, Invalid
 from modelreg.outside_urls import Rules, follow, parse, require_addresses
@@ -129,3 +133,44 @@ def test_a_redirect_may_be_relative():
     reached = follow(parse("https://hub.example/a/b?c", STRICT), "../d e", STRICT)
 
     assert (reached.origin, reached.path) == ("https://hub.example", "/d%20e")
+
+
+_PIECES = st.sampled_from(
+    ["https://", "http://", "//", "/", "\\", "@", ":", "#", "?", "[", "]", "%", ".", "..", "0x7f", "0177", "127", "1", "0", "2130706433",
+     "::1", "::ffff:", "localhost", "a", "example", "xn--", "-", "_", "443", " ", "\t", "\n", "\u3002", "\uff0e", "\u00ad", "é", "&"]
+)  # fmt: skip
+
+
+@given(st.lists(_PIECES, max_size=8).map("".join), st.booleans())
+@settings(max_examples=2000)
+def test_whatever_is_taken_is_read_alike_by_other_programs(rest, with_scheme):
+    """No host that libc takes for an IPv4 address in another spelling, none that urllib3 reads differently."""
+    url = f"https://{rest}" if with_scheme else rest
+    try:
+        target = parse(url, LOOSE)
+    except (Invalid, Forbidden):
+        return
+    theirs = parse_url(url)
+    assert (theirs.scheme, (theirs.host or "").strip("[]"), theirs.auth) == (target.scheme, target.host, None)
+    assert (theirs.port or {"https": 443, "http": 80}[target.scheme]) == target.port
+    if target.literal is None:
+        with pytest.raises(OSError):
+            socket.inet_aton(target.host)
+
+
+@given(st.text(max_size=40))
+def test_any_location_is_followed_or_refused(location):
+    start = parse("https://hub.example/a", STRICT)
+    try:
+        reached = follow(start, location, STRICT)
+    except (Invalid, Forbidden):
+        return
+    assert reached.scheme == "https"
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_no_address_is_public_that_the_library_knows_to_be_special(number):
+    address = IPv4Address(number)
+    if not address.is_global or address.is_multicast or address.is_link_local:
+        with pytest.raises(Forbidden):
+            require_addresses("x", [address], STRICT)
