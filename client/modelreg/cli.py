@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modelreg import __version__, operating
+from modelreg import __version__, operating, sourcing
 from modelreg.errors import Misconfigured, ModelregError
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ def parser() -> argparse.ArgumentParser:
     _witness(commands, common)
     _recall(commands, common)
     _asking(commands, common)
+    sourcing.add(commands, common)
     operating.add(commands, common)
     return top
 

@@ -67,7 +67,7 @@ def make_pool(ca_file: Path | None, connections: int) -> urllib3.PoolManager:
 
 
 def send(
-    pool: urllib3.PoolManager,
+    pool: urllib3.PoolManager | urllib3.HTTPConnectionPool,
     method: str,
     url: str,
     *,
@@ -76,6 +76,8 @@ def send(
     where: str,
 ) -> urllib3.BaseHTTPResponse:
     """Send one request and return the response, unread; `where` names the peer without its secrets.
+
+    A pool of one host (`outside`) takes a path instead of a URL.
 
     Raises:
         Transient: no answer, or a status worth a retry.

@@ -13,7 +13,7 @@ from modelreg.attestations import Kind, VerifiedAttestation
 from modelreg.digests import Digest
 from modelreg.errors import Conflict, Invalid, NotFound
 from modelreg.trust import TrustPolicy
-from modelreg_server import custody
+from modelreg_server import custody, imports
 from modelreg_server.callers import Caller, require
 from modelreg_server.custody import Event, EventType
 from modelreg_server.database import Database
@@ -68,6 +68,7 @@ def submit(
         As `verify` and `record`.
     """
     verified = verify(caller, repository, Digest.parse(artifact), raw_bundle, policy)
+    imports.refuse_late(verified)
     with database.writing() as session, session.begin():
         require_held(session, repository, artifact)
         custody.hold(session)

@@ -25,7 +25,7 @@ from modelreg.digests import sha256_of
 from modelreg.errors import BlobMissing, Conflict, DigestMismatch, ManifestInvalid, NotFound
 from modelreg.manifests import FileEntry, Manifest
 from modelreg.trust import TrustPolicy
-from modelreg_server import attestations, countersigning, custody, derivations, recalls, storage
+from modelreg_server import attestations, countersigning, custody, derivations, imports, recalls, storage
 from modelreg_server.callers import Caller, denied
 from modelreg_server.custody import Event, EventType
 from modelreg_server.database import Database, insert_if_absent, one_at_a_time
@@ -285,6 +285,7 @@ def finish(database: Database, store: BlobStore, caller: Caller, attempt_id: str
         _require_not_recalled(session, str(verified.manifest.digest))
         attempt.event_index, attempt.created = _publish(session, caller, repository, verified, policy, attempt.parents)
         for statement in verified_statements:
+            imports.record(session, caller, attempt.repository, statement)
             attestations.record(session, caller, attempt.repository, statement)
         for tag in attempt.tags:
             move_tag(session, caller, repository, tag, str(verified.manifest.digest))
@@ -341,10 +342,13 @@ def _written_parts(store: BlobStore, row: BlobUpload) -> frozenset[int]:
 def _verify_attested(
     caller: Caller, repository: str, manifest: Manifest, attested: Sequence[str], policy: TrustPolicy
 ) -> list[VerifiedAttestation]:
-    return [
+    verified = [
         attestations.verify(caller, repository, manifest.digest, bundle.encode(), policy, among=attestations.WITH_BYTES)
         for bundle in attested
     ]
+    for statement in verified:
+        imports.require(caller, manifest, statement)
+    return verified
 
 
 def _require_tag_right(caller: Caller, repository: str, tags: Sequence[str]) -> None:

@@ -1,5 +1,7 @@
 """What is it: a digest of a file, an artifact or an OMS root, and everything that is recorded about what it leads to."""
 
+from datetime import datetime
+
 from sqlalchemy import func
 from sqlalchemy.orm import defer
 from sqlmodel import Session, col, select
@@ -65,7 +67,7 @@ def _describe(session: Session, sight: Sight, found: Found, as_of: AsOf) -> Trac
             )
             for row in publications
         ],
-        source=None,  # nothing records one yet: imports will
+        source=_source(session, sight, artifact, at),
         state=states_of(session, [artifact], at).get(artifact, ACTIVE),
         signatures=[row for one in publications for row in _signatures(session, one, names[one.repository_id], as_of)],
         parents=[edge_of(edge) for edge in up[:_MAX_EDGES]],
@@ -73,6 +75,23 @@ def _describe(session: Session, sight: Sight, found: Found, as_of: AsOf) -> Trac
         grants=grants,
         live_loads=len(outlines(session, sight, [artifact], at)),
     )
+
+
+def _source(session: Session, sight: Sight, artifact: str, at: datetime) -> str | None:
+    """Where it was imported from last, as its importer signed it."""
+    newest = (
+        select(CustodyEvent.detail)
+        .where(
+            CustodyEvent.artifact == artifact,
+            CustodyEvent.type == EventType.ARTIFACT_IMPORTED.value,
+            col(CustodyEvent.recorded_at) <= at,
+            sight.covers(CustodyEvent.repository),
+        )
+        .order_by(col(CustodyEvent.index).desc())
+        .limit(1)
+    )
+    detail = session.exec(newest).one_or_none()
+    return f"{detail['source']} at {detail['revision']}" if detail is not None else None
 
 
 def _signatures(session: Session, publication: Publication, repository: str, as_of: AsOf) -> list[RecordedSignature]:
