@@ -42,7 +42,7 @@ DERIVATION = Derivation(
 )
 # SLSA VSA v1 as the registry signs it; `promotion` fills in the values.
 VERDICT = {
-    "verifier": {"id": "https://models.example"},  # in-toto 0.9.3 knows no `version` in it
+    "verifier": {"id": "https://models.example", "version": {"modelreg": "0"}},
     "timeVerified": "2026-11-24T12:00:00Z",
     "resourceUri": f"modelreg:acme/chat@{SUBJECT}",
     "policy": {"uri": "urn:modelreg:policy", "digest": {"sha256": sha256_of(b"policy").hex}},
@@ -124,16 +124,22 @@ def test_provenance_is_slsa_provenance_v1(made):
 
 
 def test_a_verdict_is_a_slsa_verification_summary_v1():
+    """SLSA 1.2 has a list of levels and a version of the verifier; the messages of in-toto-attestation 0.9.3 have neither."""
     from google.protobuf.json_format import ParseDict
     from in_toto_attestation.predicates.vsa.v1 import vsa_pb2
 
     read = parsed(Kind.VERDICT, VERDICT)
     assert read.predicate_type == "https://slsa.dev/verification_summary/v1"
-    message = ParseDict(MessageToDict(read.predicate), vsa_pb2.VerificationSummary())
-    assert message.verification_result == "PASSED"
-    assert message.resource_uri.endswith(str(SUBJECT))
-    assert HEX.fullmatch(message.policy.digest["sha256"])
-    assert HEX.fullmatch(message.input_attestations[0].digest["sha256"])
+    predicate = MessageToDict(read.predicate)
+    assert predicate == VERDICT
+    levels, version = predicate.pop("verifiedLevels"), predicate["verifier"].pop("version")
+    assert (levels, version) == (["SLSA_BUILD_LEVEL_UNEVALUATED"], {"modelreg": "0"})
+    message = ParseDict(predicate, vsa_pb2.VerificationSummary())
+    assert (message.verification_result, message.verifier.id) == ("PASSED", "https://models.example")
+    assert message.resource_uri == f"modelreg:acme/chat@{SUBJECT}"
+    assert message.time_verified.ToJsonString() == "2026-11-24T12:00:00Z"
+    assert dict(message.policy.digest) == {"sha256": sha256_of(b"policy").hex}
+    assert [dict(one.digest) for one in message.input_attestations] == [{"sha256": sha256_of(b"facts").hex}]
 
 
 def test_a_digest_that_is_none_passes_their_validation_and_not_our_parser():
