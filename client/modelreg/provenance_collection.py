@@ -6,7 +6,6 @@ noted, not an error: without `audit`, derivations that nobody signed and entries
 
 import base64
 import binascii
-import contextlib
 from collections import deque
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -134,25 +133,30 @@ class _Collection:
 
     def _parent(self, named: provenance.Input) -> CollectedArtifact:
         """A parent from the repository whose name the statement gives, else from wherever an auditor finds it."""
-        for repository in self._repositories(named):
-            try:
-                return self._held(repository, named.digest, named.name)
-            except (NotFound, Refused):
-                continue
+        for repositories in (self._named, self._traced):
+            for repository in repositories(named):
+                try:
+                    return self._held(repository, named.digest, named.name)
+                except (NotFound, Refused):
+                    continue
         return CollectedArtifact(
             artifact=str(named.digest), name=named.name[:1000], absent="not in this registry for you to see"
         )
 
-    def _repositories(self, named: provenance.Input) -> list[str]:
-        found: list[str] = []
-        with contextlib.suppress(Invalid):
-            found.append(parse_repository(named.name.partition("@")[0].partition(":")[0]))
-        answer = self._ask("repositories of an ancestor", "trace", [("digest", str(named.digest))], answers.TraceAnswer)
+    @staticmethod
+    def _named(parent: provenance.Input) -> list[str]:
+        try:
+            return [parse_repository(parent.name.partition("@")[0].partition(":")[0])]
+        except Invalid:
+            return []
+
+    def _traced(self, parent: provenance.Input) -> list[str]:
+        query = [("digest", str(parent.digest))]
+        answer = self._ask("repositories of an ancestor", "trace", query, answers.TraceAnswer)
         traced = answer.artifacts if answer is not None else []
-        found += [
-            row.repository for one in traced if one.found.artifact == str(named.digest) for row in one.publications
+        return [
+            row.repository for one in traced if one.found.artifact == str(parent.digest) for row in one.publications
         ]
-        return list(dict.fromkeys(found))
 
     def _inputs(self, item: CollectedArtifact) -> list[provenance.Input]:
         """The parents that an artifact's statements name; its datasets are noted."""

@@ -26,7 +26,6 @@ from modelreg.provenance_chain import Chain, Node
 from modelreg.provenance_file import ProvenanceFile
 from modelreg.references import parse_reference
 
-_WORD_WIDTH = max(map(len, ("verified", "recorded", "claimed", "unknown", "failed")))
 _COLUMNS = ("repository", "artifact", "tags", "owner", "class", "state", "environments", "live_loads", "size")
 
 
@@ -163,7 +162,7 @@ def _artifact(node: Node) -> dict[str, Any]:
 
 
 def _lines(chain: Chain) -> list[str]:
-    lines = [f"{line.state:{_WORD_WIDTH}}  {'  ' * line.depth}{line.what:10}  {line.text}" for line in chain.lines]
+    lines = [f"{line.state:10}  {'  ' * line.depth}{line.what:10}  {line.text}" for line in chain.lines]
     if chain.error is not None:
         return [*lines, "NOT VERIFIED: see what failed"]
     if not chain.gaps:
