@@ -12,8 +12,9 @@ from datetime import datetime
 from typing import Any, Literal
 
 from modelreg import bom_values
+from modelreg.attestations import Kind
 from modelreg.bom_values import facts_of, iri, page_of, spdx_id, statement_text
-from modelreg.provenance_chain import Chain, DatasetNode, Node
+from modelreg.provenance_chain import Chain, DatasetNode, Node, words_of
 
 SpecVersion = Literal["1.6", "1.7"]
 SPEC_VERSIONS: tuple[SpecVersion, ...] = ("1.6", "1.7")
@@ -196,6 +197,11 @@ def _properties(node: Node) -> list[dict[str, str]]:
         found.append(_property("classification:declared", node.classification.value))
     for imported, _ in node.imports:
         found += [_property("import:revision", imported.revision), _property("import:fetched_by", imported.fetched_by)]
+    found += [
+        _property(stated.kind.value, words_of(stated))
+        for stated in node.statements
+        if stated.kind is not Kind.PROVENANCE  # those are the pedigree, the card and the references
+    ]
     if item is not None and item.recall is not None:
         found.append(_property(f"recorded:{item.recall.kind}", item.recall.reason))
     if item is not None:

@@ -30,7 +30,7 @@ from modelreg.errors import (
 )
 from modelreg.manifests import Manifest
 from modelreg.provenance import Derivation, Import
-from modelreg.provenance_file import CollectedArtifact, CollectedDataset, ProvenanceFile
+from modelreg.provenance_file import MAX_ARTIFACTS, CollectedArtifact, CollectedDataset, ProvenanceFile
 from modelreg.trust import Revocations, TrustPolicy
 from modelreg.verification import SignerIdentity
 from modelreg.wire_attestations import AttestationInfo
@@ -184,6 +184,9 @@ class _Walk:
                 state: State = "verified" if seen.manifest is not None else "unknown"
                 self._add(state, "artifact", digest, depth, f"{_short(name)} {digest}, as above")
                 continue
+            if len(chain.artifacts) >= MAX_ARTIFACTS:
+                self._gap(f"more than {MAX_ARTIFACTS} artifacts")
+                break
             node = chain.artifacts[str(digest)] = Node(digest, name, depth)
             following = self._artifact(node, entries)
             if following and depth >= MAX_DEPTH:
@@ -202,6 +205,8 @@ class _Walk:
     def _artifact(self, node: Node, entries: dict[int, dict[str, Any]]) -> list[tuple[Digest, str, int]]:
         """Look at one artifact; returns its parents by verified derivations."""
         item = self._collected.get(str(node.digest))
+        if item is not None and not node.depth and item.repository != self._chain.file.repository:
+            item = None  # whose rules apply to what was asked about is not the registry's to say
         node.collected = item
         if item is None or item.manifest is None or item.repository is None:
             why = item.absent if item is not None and item.absent else "not in this registry for you to see"
@@ -295,7 +300,7 @@ class _Walk:
             return
         node.statements.append(stated)
         signer = stated.verified.signer
-        self._line("verified", _word(stated), node, f"{_said(stated)}; stated by {_by(signer)} as {stated.digest}")
+        self._line("verified", _word(stated), node, f"{words_of(stated)}; stated by {_by(signer)} as {stated.digest}")
 
     def _stated(self, info: AttestationInfo, repository: str, subject: Digest) -> Stated:
         raw = info.bundle.encode()
@@ -347,7 +352,7 @@ class _Walk:
             self._gap(f"the dataset {text} has no verified statement of its own")
             return
         by = _by(dataset.statement.verified.signer)
-        self._add("verified", "dataset", named.digest, where, f"{text}: {_said(dataset.statement)}; stated by {by}")
+        self._add("verified", "dataset", named.digest, where, f"{text}: {words_of(dataset.statement)}; stated by {by}")
 
     def _entries(self) -> dict[int, dict[str, Any]]:
         """The entries that lead to a checkpoint of the pinned log, by index."""
@@ -443,7 +448,7 @@ def _word(stated: Stated) -> str:
             return stated.kind.value
 
 
-def _said(stated: Stated) -> str:
+def words_of(stated: Stated) -> str:
     """What a statement says, for people; its texts are the signer's."""
     match stated.said:
         case Import() as said:

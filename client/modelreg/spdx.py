@@ -12,9 +12,10 @@ from datetime import datetime
 from typing import Any
 
 from modelreg import bom_values
+from modelreg.attestations import Kind
 from modelreg.bom_values import facts_of, iri, page_of, spdx_id, statement_text
 from modelreg.classification import Classification
-from modelreg.provenance_chain import Chain, DatasetNode, Node
+from modelreg.provenance_chain import Chain, DatasetNode, Node, words_of
 
 SPEC_VERSION = "3.0.1"
 CONTEXT = "https://spdx.org/rdf/3.0.1/spdx-context.jsonld"
@@ -190,6 +191,9 @@ class _Graph:
         for signer, bundle in root.signatures:
             text = f"OMS signature by {signer.identity} ({signer.authority}), bundle {bundle}, verified"
             self._annotation(root, text)
+        for stated in root.statements:
+            if stated.kind is not Kind.PROVENANCE:
+                self._annotation(root, f"{stated.kind.value}, verified: {words_of(stated)}")
         item = root.collected
         if item is not None and item.recall is not None:
             self._annotation(root, f"{item.recall.kind}, as the registry recorded it: {item.recall.reason}")

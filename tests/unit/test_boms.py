@@ -176,6 +176,8 @@ def test_a_cyclonedx_document_says_what_is_verified(made, chain_of):
     stated = {r["hashes"][0]["content"] for r in model["externalReferences"] if r["type"] == "attestation"}
     assert stated == {one.digest.hex for one in chain.root.statements}
     assert {one["aggregate"] for one in document["compositions"]} == {"complete"}
+    (scan,) = [one["value"] for one in model["properties"] if one["name"] == "modelreg:scan"]
+    assert scan.startswith("0 findings (0 blocking)")
 
 
 def test_an_spdx_document_says_what_is_verified(made, chain_of):

@@ -280,6 +280,22 @@ def test_a_file_that_names_an_artifact_it_does_not_hold_shows_nothing(made, chec
     assert (chain.root.manifest, chain.exit_code) == (None, 23)
 
 
+def test_whose_rules_apply_is_not_the_files_to_choose_beside_what_was_asked(made, check):
+    manifest = a_manifest()
+    item = made.artifact("demo/m", manifest, made.provenance("demo/m", manifest.digest, import_of(manifest)))
+    chain = check(made.file(item).model_copy(update={"repository": "prod/m"}))
+    assert (chain.root.manifest, chain.exit_code) == (None, 23)
+
+
+def test_parents_without_end_are_cut(made, check, monkeypatch):
+    monkeypatch.setattr(provenance_chain, "MAX_ARTIFACTS", 3)
+    manifest = a_manifest()
+    parents = [(f"demo/p{at}", sha256_of(bytes([at]))) for at in range(5)]
+    said = made.provenance("demo/m", manifest.digest, derivation_of(*parents, relation="merge"))
+    chain = check(made.file(made.artifact("demo/m", manifest, said)))
+    assert (len(chain.artifacts), chain.gaps[-1]) == (3, "more than 3 artifacts")
+
+
 def test_texts_of_others_are_bounded(made, check):
     manifest = a_manifest()
     long = CollectedArtifact(artifact=str(sha256_of(b"p")), name="n" * 1000, absent="w" * 1000)

@@ -7,9 +7,13 @@ from typing import Any
 
 from modelreg import (
     bom_values,
+    checkpoints,
     cyclonedx,
     durable,
+    log_state,
+    merkle,
     minimum_elements,
+    notes,
     pinned,
     provenance_chain,
     provenance_collection,
@@ -17,6 +21,7 @@ from modelreg import (
     pull,
     spdx,
 )
+from modelreg.api import Api
 from modelreg.classification import parse_classification
 from modelreg.commands import now, output_of, settings_of, size_text, table_lines
 from modelreg.commands.revoking import parse_time
@@ -25,23 +30,26 @@ from modelreg.errors import Conflict, Invalid, Misconfigured, NotFound
 from modelreg.provenance_chain import Chain, Node
 from modelreg.provenance_file import ProvenanceFile
 from modelreg.references import parse_reference
+from modelreg.trust import TrustPolicy
 
 _COLUMNS = ("repository", "artifact", "tags", "owner", "class", "state", "environments", "live_loads", "size")
 
 
 def run_provenance(options: argparse.Namespace) -> int:
-    """`modelreg provenance REF [-o FILE]` or `modelreg provenance --from FILE`: 0 complete, 23 if something is missing."""
+    """`modelreg provenance [REF] [-o FILE] [--from FILE]`: 0 complete, 23 if something is missing."""
     settings, output = settings_of(options), output_of(options)
     policy = pinned.policy_of(settings, output.note)
-    if (options.reference is None) == (options.source is None):
-        raise Invalid("name an artifact, or a file with --from", field="reference")
     if options.source is not None:
         file = provenance_file.parse(_read(options.source))
-    else:
+        _require_about(file, options.reference)
+    elif options.reference is not None:
         file = _collect(options)
+        _require_continues(connect(settings), file, policy, settings.state_dir)
         if options.output is not None:
             _write(options.output, provenance_file.render(file))
             output.note(f"wrote {options.output}: {len(file.artifacts)} artifacts, {len(file.entries)} entries")
+    else:
+        raise Invalid("name an artifact, or a file with --from", field="reference")
     chain = provenance_chain.verify(file, policy, now())
     output.result(report_of(chain), *_lines(chain))
     return chain.exit_code
@@ -201,6 +209,32 @@ def _collect(options: argparse.Namespace) -> ProvenanceFile:
     api = connect(settings_of(options))
     reference = parse_reference(options.reference)
     return provenance_collection.collect(api, reference.repository, pull.resolve(api, reference), now())
+
+
+def _require_about(file: ProvenanceFile, reference: str | None) -> None:
+    """Of whose rules apply the user has the last word, not a file."""
+    if reference is None:
+        return
+    wanted = parse_reference(reference)
+    if wanted.repository != file.repository or str(wanted.digest or file.artifact) != file.artifact:
+        raise Conflict(f"the file is about {file.repository}@{file.artifact}, not {wanted}")
+
+
+def _require_continues(api: Api, file: ProvenanceFile, policy: TrustPolicy, state_dir: Path) -> None:
+    """The checkpoint that came with the entries must continue the newest one that this machine has seen.
+
+    Raises:
+        LogNotIntact, LogRolledBack, LogForked: it does not.
+    """
+    if policy.log is None or file.checkpoint is None:
+        return
+    seen = log_state.newest(state_dir, policy.log)
+    if seen is None:
+        return
+    head = checkpoints.verify(file.checkpoint.encode(), policy.log)
+    untrusted = api.log_consistency(seen.size, head.size).hashes if seen.size < head.size else []
+    proof = notes.decode_hashes(untrusted, merkle.MAX_PROOF_HASHES)
+    merkle.verify_consistency(seen.size, seen.root, head.size, head.root, proof)
 
 
 def _write(path: Path, raw: bytes) -> None:
