@@ -92,7 +92,7 @@ _CLUSTERS: Mapping[str, Mapping[str, tuple[_Look, str]]] = {
         "SBOM version": _DOCUMENT,
         "SBOM data format name": _DOCUMENT,
         "SBOM data format version": _DOCUMENT,
-        "SBOM author signature": (_never, "the document is not signed; sign the file, or push it beside the artifact"),
+        "SBOM author signature": (_never, "the document itself is not signed"),
         "SBOM tool name": _DOCUMENT,
         "SBOM tool version": _DOCUMENT,
         "SBOM generation context": _DOCUMENT,

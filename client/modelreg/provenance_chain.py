@@ -392,8 +392,9 @@ class _Walk:
             if row is not None and kind not in _PUBLISHED and said != row.statement:
                 self._fail("log", node, LogNotIntact(f"entry {index} does not record the statement {row.statement}"))
                 continue
-            statement = f", {said}" if isinstance(said, str) else ""
-            self._line("verified", "log", node, f"entry {index}: {kind} at {_short(str(members['time']))}{statement}")
+            statement = f", {_short(said)}" if isinstance(said, str) else ""
+            at = _time(datetime.fromisoformat(members["time"]))
+            self._line("verified", "log", node, f"entry {index}: {kind} at {at}{statement}")
 
     def _line(self, state: State, what: str, node: Node, text: str) -> None:
         self._add(state, what, node.digest, node.depth, text)

@@ -81,7 +81,7 @@ def run_bom(options: argparse.Namespace) -> int:
         value |= {"bytes": len(raw), "complete": chain.complete, "coverage": report[0] if report else None}
         output.result(value, f"wrote {options.output}: {len(raw)} bytes", *(report[1] if report else []))
     if chain.gaps:
-        output.note(f"the provenance is incomplete in {len(chain.gaps)} places; `modelreg provenance` lists them")
+        output.note(f"the provenance is incomplete: {_gaps(chain)}; `modelreg provenance` says which")
     return 0
 
 
@@ -175,8 +175,11 @@ def _lines(chain: Chain) -> list[str]:
         return [*lines, "NOT VERIFIED: see what failed"]
     if not chain.gaps:
         return [*lines, "complete: everything back to where the bytes came from is verified"]
-    count = len(chain.gaps)
-    return [*lines, f"incomplete: {count} gap{'' if count == 1 else 's'}", *[f"  {gap}" for gap in chain.gaps]]
+    return [*lines, f"incomplete: {_gaps(chain)}", *[f"  {gap}" for gap in chain.gaps]]
+
+
+def _gaps(chain: Chain) -> str:
+    return f"{len(chain.gaps)} gap{'' if len(chain.gaps) == 1 else 's'}"
 
 
 def _coverage(chain: Chain) -> tuple[dict[str, Any], list[str]]:
