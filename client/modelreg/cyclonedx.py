@@ -193,6 +193,8 @@ def _properties(node: Node) -> list[dict[str, str]]:
         found.append(_property("recorded:published_at", bom_values.time_text(item.published_at)))
         found.append(_property("recorded:publisher", item.published_by or ""))
         found += [_property("recorded:tag", tag) for tag in item.tags]
+    if item is not None and item.classification is not None:
+        found.append(_property("recorded:classification", item.classification.value))
     if node.classification is not None:
         found.append(_property("classification:declared", node.classification.value))
     for imported, _ in node.imports:

@@ -223,6 +223,8 @@ class _Walk:
             self._line(
                 "recorded", "published", node, f"{_time(item.published_at)} by {_short(item.published_by or '?')}{tags}"
             )
+        if item.classification is not None:
+            self._line("recorded", "class", node, item.classification.value)
         self._log(node, entries)
         for statement in item.statements:
             self._statement(node, item.repository, statement)

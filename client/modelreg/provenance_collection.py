@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from modelreg import __version__, answers, attestations, bundles, provenance, wire_recalls
+from modelreg import __version__, answers, attestations, bundles, provenance, wire, wire_recalls
 from modelreg.api import Api
 from modelreg.attestations import Kind
+from modelreg.classification import Classification
 from modelreg.digests import Digest
 from modelreg.errors import Invalid, ModelregError, NotFound, Refused, Unreachable
 from modelreg.provenance import Derivation
@@ -66,6 +67,15 @@ def live_verdicts(api: Api, repository: str, artifact: Digest) -> list[Attestati
     """
     del api, repository, artifact
     return []
+
+
+def effective_class(detail: wire.ArtifactDetail) -> Classification | None:
+    """How sensitive the registry holds an artifact to be, with what it was made of.
+
+    As above: this version of the registry keeps none.
+    """
+    del detail
+    return None
 
 
 class _Collection:
@@ -129,6 +139,7 @@ class _Collection:
             tags=detail.info.tags,
             signatures=detail.signatures,
             statements=statements,
+            classification=effective_class(detail),
         )
 
     def _parent(self, named: provenance.Input) -> CollectedArtifact:

@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from modelreg import notes
 from modelreg.canonical import canonical_json, strict_json
+from modelreg.classification import Classification
 from modelreg.errors import Invalid, TooLarge
 from modelreg.wire import ArtifactDigest, RepositoryName, SignatureInfo, TagName, Wire
 from modelreg.wire_attestations import AttestationInfo
@@ -57,6 +58,7 @@ class CollectedArtifact(Wire):
     tags: list[TagName] = Field(default_factory=list)
     signatures: list[SignatureInfo] = Field(default_factory=list)
     statements: list[AttestationInfo] = Field(default_factory=list)
+    classification: Classification | None = None  # the effective one, as the registry has it
     recall: CollectedRecall | None = None
     claimed: list[ClaimedParent] = Field(default_factory=list)
 

@@ -112,7 +112,8 @@ class _Graph:
         if item is not None and item.published_at is not None:
             known["releaseTime"] = bom_values.time_text(item.published_at)
             tags = f"; tags: {', '.join(item.tags)}" if item.tags else ""
-            known["comment"] = f"published by {item.published_by}, as the registry recorded it{tags}"
+            sensitive = f"; class {item.classification}" if item.classification is not None else ""
+            known["comment"] = f"as the registry recorded it: published by {item.published_by}{tags}{sensitive}"
         if made := [said for said, _ in node.derivations]:
             runs = [f"training run {said.training_run}" for said in made if said.training_run]
             known["ai_informationAboutTraining"] = "; ".join([*dict.fromkeys(said.relation for said in made), *runs])

@@ -8,6 +8,7 @@ from datetime import timedelta
 import pytest
 
 from modelreg import bom_values, cyclonedx, minimum_elements, provenance_chain, spdx
+from modelreg.classification import Classification
 from modelreg.digests import sha256_of
 from modelreg.errors import Invalid
 from modelreg.provenance_file import ClaimedParent, CollectedRecall
@@ -48,7 +49,22 @@ def hostile(made):
     return made.file(item, datasets=[made.dataset("some data <x>", data, source="s3://bucket/a b", owner="ö")])
 
 
-KINDS = {"full": full, "bare": bare, "hostile": hostile}
+def doubled(made):
+    """Two people signed the same artifact and stated the same of it; the registry says how sensitive it is."""
+    file = full(made)
+    first = file.artifacts[0]
+    twice = {"signatures": first.signatures * 2, "statements": first.statements * 2}
+    return file.model_copy(
+        update={
+            "artifacts": [
+                first.model_copy(update={**twice, "classification": Classification.RESTRICTED}),
+                *file.artifacts[1:],
+            ]
+        }
+    )
+
+
+KINDS = {"full": full, "bare": bare, "hostile": hostile, "doubled": doubled}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -208,6 +224,13 @@ def test_what_nobody_recorded_is_absent(made, chain_of):
     assert [p["value"] for p in document["properties"] if p["name"] == "modelreg:provenance:gap"] == chain.gaps
     text = json.dumps([document, spdx.build(chain, AT)])
     assert not re.search(r"unknown|noassertion|n/a|todo|example\.com", text, re.IGNORECASE)
+
+
+def test_the_class_that_the_registry_records_is_said_to_be_its_word(made, chain_of):
+    document = cyclonedx.build(chain_of(doubled(made)), AT)
+    properties = document["metadata"]["component"]["properties"]
+    assert {"name": "modelreg:recorded:classification", "value": "restricted"} in properties
+    assert "class restricted" in json.dumps(spdx.build(chain_of(doubled(made)), AT))
 
 
 def test_claims_are_told_from_lineage_and_an_adapter_depends_on_its_base(made, chain_of):

@@ -143,6 +143,7 @@ def _artifact(node: Node) -> dict[str, Any]:
         "size_bytes": node.manifest.total_bytes if node.manifest is not None else None,
         "published_by": item.published_by if item is not None else None,
         "published_at": _text(item.published_at) if item is not None and item.published_at else None,
+        "classification": item.classification if item is not None else None,
         "recall": item.recall.model_dump(mode="json") if item is not None and item.recall else None,
         "signatures": [
             {"identity": s.identity, "authority": s.authority, "signed_at": _text(s.signed_at), "bundle": str(bundle)}
