@@ -327,3 +327,39 @@ def test_an_artifact_without_a_card_says_nothing_of_one(ask, model):
     model("demo/cardless:v1")
     code, value, _ = ask("show", "demo/cardless:v1", "--card")
     assert (code, value["card"]) == (0, None)
+
+
+def test_a_registry_that_answers_about_something_else_is_not_listened_to(ask, lineage, monkeypatch):
+    repository, child, base = lineage
+    real = Api.artifact
+    monkeypatch.setattr(Api, "artifact", lambda api, _name, _digest: real(api, f"demo/base-{repository[-8:]}", base))
+    code, _, err = ask("provenance", f"{repository}@{child}")
+    assert (code, "answered about another artifact" in err) == (31, True), err
+
+
+def test_a_registry_that_keeps_statements_back_or_swaps_manifests_shows_less_and_never_more(ask, lineage, monkeypatch):
+    repository, child, _ = lineage
+    real = Api.attestations
+    nothing = wire_attestations.Attestations(artifact=str(child), attestations=[])
+    monkeypatch.setattr(Api, "attestations", lambda *_arguments: nothing)
+    assert ask("provenance", f"{repository}@{child}")[0] == 23
+    monkeypatch.setattr(Api, "attestations", real)
+
+    detail = Api.artifact
+    monkeypatch.setattr(
+        Api, "artifact", lambda api, name, digest: detail(api, name, digest).model_copy(update={"manifest": "{}"})
+    )
+    code, report, _ = ask("provenance", f"{repository}@{child}")
+    assert (code, report["complete"], report["artifacts"][0]["known"]) == (20, False, False)
+
+
+def test_a_registry_whose_entries_prove_nothing_is_an_error(ask, lineage, monkeypatch):
+    repository, child, _ = lineage
+    real = Api.log_proof
+    monkeypatch.setattr(
+        Api,
+        "log_proof",
+        lambda api, index, size: real(api, index, size).model_copy(update={"hashes": ["A" * 43 + "="]}),
+    )
+    code, report, _ = ask("provenance", f"{repository}@{child}")
+    assert (code, [line["what"] for line in report["lines"] if line["state"] == "failed"]) == (32, ["log"])
