@@ -17,6 +17,7 @@ from modelreg import (
     wire,
     wire_attestations,
     wire_evidence,
+    wire_inventory,
     wire_log,
     wire_recalls,
 )
@@ -317,6 +318,20 @@ class Api:
             yield page
             if page.next_after is not None and page.next_after <= after:
                 raise Unreachable(f"{self.registry} lists events in a circle")
+            after = page.next_after
+
+    def inventory(
+        self, *, owner: str | None = None, classification: str | None = None, environment: str | None = None
+    ) -> Iterable[wire_inventory.InventoryRow]:
+        """Every artifact in every repository that the principal may read, page by page."""
+        asked = {"owner": owner, "class": classification, "environment": environment}
+        query = {name: str(value) for name, value in asked.items() if value is not None}
+        after: int | None = 0
+        while after is not None:
+            page = self._get("/v1/inventory?" + urlencode({**query, "after": after}), wire_inventory.Inventory)
+            yield from page.rows
+            if page.next_after is not None and page.next_after <= after:
+                raise Unreachable(f"{self.registry} lists its inventory in a circle")
             after = page.next_after
 
     def look_up(self, question: str, query: Sequence[tuple[str, str]], model: type[M]) -> M:

@@ -22,7 +22,8 @@ _EXIT_CODES = """exit codes:
  11 not found                    31 unreachable
  12 signer not allowed           32 custody log unavailable
  13 signature invalid            40 findings
- 14 trust data stale            130 interrupted"""
+ 14 trust data stale            130 interrupted
+ 23 provenance incomplete"""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -73,6 +74,7 @@ def parser() -> argparse.ArgumentParser:
     _looking(commands, common, top)
     _comparing(commands, common)
     _evidence(commands, common)
+    _records(commands, common)
     _witness(commands, common)
     _recall(commands, common)
     _asking(commands, common)
@@ -203,6 +205,7 @@ def _looking(
 
     show = commands.add_parser("show", parents=[common], help="what is recorded about an artifact")
     show.add_argument("reference", metavar="REF")
+    show.add_argument("--card", action="store_true", help="and its model card, verified (a pull, where it is not here)")
     show.set_defaults(run="looking:run_show")
 
     tag = commands.add_parser("tag", parents=[common], help="move a tag, list tags, show a tag's history")
@@ -263,6 +266,37 @@ def _evidence(commands: "Commands", common: argparse.ArgumentParser) -> None:
     verify.add_argument("--artifact", metavar="DIGEST", help="refuse evidence of another artifact")
     verify.add_argument("--at", metavar="TIME", help="as of then: for certificates and the policy's own freshness")
     verify.set_defaults(run="evidencing:run_verify")
+
+
+def _records(commands: "Commands", common: argparse.ArgumentParser) -> None:
+    provenance = commands.add_parser(
+        "provenance", parents=[common], help="the whole chain behind an artifact, verified; 23 if something is missing"
+    )
+    provenance.add_argument("reference", nargs="?", metavar="REF", help="namespace/name[:tag][@sha256:…]")
+    provenance.add_argument("--output", "-o", type=Path, metavar="FILE", help="keep what it was verified from")
+    provenance.add_argument(
+        "--from", dest="source", type=Path, metavar="FILE", help="verify a kept one instead, without the registry"
+    )
+    provenance.set_defaults(run="recording:run_provenance")
+
+    bom = commands.add_parser("bom", parents=[common], help="a bill of materials: CycloneDX ML-BOM or SPDX 3")
+    bom.add_argument("reference", metavar="REF", help="namespace/name[:tag][@sha256:…]")
+    bom.add_argument("--format", choices=["cyclonedx", "spdx"], default="cyclonedx", help="(cyclonedx)")
+    bom.add_argument("--spec-version", choices=["1.6", "1.7"], help="of CycloneDX (1.6)")
+    bom.add_argument("--output", "-o", type=Path, metavar="FILE", help="else it goes to stdout")
+    bom.add_argument(
+        "--timestamp", metavar="TIME", help="the document's time; with it the bytes are the same every time"
+    )
+    bom.add_argument("--profile", choices=["g7-2026"], help="and report which minimum elements are filled")
+    bom.set_defaults(run="recording:run_bom")
+
+    inventory = commands.add_parser(
+        "inventory", parents=[common], help="every artifact one may read: owner, class, state, environments, live loads"
+    )
+    inventory.add_argument("--owner", metavar="PRINCIPAL", help="only what they published, such as person:al")
+    inventory.add_argument("--class", dest="classification", metavar="CLASS", help="only of this class")
+    inventory.add_argument("--env", dest="environment", metavar="ENV", help="only what is promoted to it")
+    inventory.set_defaults(run="recording:run_inventory")
 
 
 def _witness(commands: "Commands", common: argparse.ArgumentParser) -> None:

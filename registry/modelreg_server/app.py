@@ -33,6 +33,7 @@ from modelreg_server.routes import (
     grants,
     health,
     hosts,
+    inventory,
     loads,
     log,
     lookups,
@@ -141,6 +142,7 @@ def create_app(settings: Settings, clock: Callable[[], datetime] = lambda: datet
         log,
         recalls,
         attestations,
+        inventory,
     ):
         app.include_router(module.router)
     problems.install(app)

@@ -55,6 +55,7 @@ TABLE = {
     "GET /health": rule(*ROLES, scope="anybody"),
     "GET /v1/whoami": rule(*ROLES, scope="anybody"),
     "GET /v1/repositories": rule(*ROLES, scope="anybody"),
+    "GET /v1/inventory": rule(*ROLES, scope="anybody"),  # of what each may read: test_inventory
     "POST /v1/tokens": rule("everywhere-admin", answer=201, scope="everywhere"),
     "GET /v1/tokens": rule("everywhere-admin", scope="everywhere"),
     "DELETE /v1/tokens/{token_id}": rule("everywhere-admin", scope="everywhere"),

@@ -3,8 +3,8 @@
 import argparse
 import sys
 
-from modelreg import manifests, pull, wire
-from modelreg.commands import output_of, settings_of, size_text
+from modelreg import cards, manifests, pull, wire
+from modelreg.commands import carding, output_of, settings_of, size_text
 from modelreg.commands.session import connect
 from modelreg.digests import Digest
 from modelreg.errors import Invalid, ManifestInvalid
@@ -39,19 +39,25 @@ def run_show(options: argparse.Namespace) -> int:
         {"identity": row.identity, "authority": row.authority, "added_at": row.added_at, "added_by": row.added_by}
         for row in detail.signatures
     ]
+    card = cards.find(manifest.files)
+    text = carding.card_text(options, api, reference, manifest, card) if options.card and card is not None else None
+    licence = cards.claimed_licence(text) if text is not None else None
     lines = [
         f"artifact    {detail.repository}@{detail.info.artifact}",
         f"tags        {', '.join(detail.info.tags) or '-'}",
         f"size        {size_text(detail.info.size_bytes)} in {detail.info.files} files",
         f"published   {detail.info.published_at:%Y-%m-%d %H:%M:%S}Z by {detail.info.published_by}",
         *[f"signature   {row['identity']} ({row['authority']}), as the registry recorded it" for row in signatures],
+        *([f"licence     {licence}, as {card.path} claims"] if licence is not None and card is not None else []),
         *[f"  {size_text(entry.size):>12}  sha256:{entry.sha256}  {entry.path}" for entry in manifest.files],
+        *(carding.lines_of(card, text) if card is not None else []),
     ]
     value = {
         **detail.info.model_dump(),
         "repository": detail.repository,
         "sensitive": detail.sensitive,
         "signatures": signatures,
+        "card": {"path": card.path, "text": text, "claimed_licence": licence} if card is not None else None,
         "files": [{"path": e.path, "size": e.size, "sha256": e.sha256, "blake3": e.blake3} for e in manifest.files],
     }
     output.result(value, *lines)
