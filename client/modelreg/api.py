@@ -223,11 +223,21 @@ class Api:
     def attestations(
         self, repository: str, artifact: Digest, kind: str | None = None
     ) -> wire_attestations.Attestations:
-        """Signed statements about an artifact; whoever relies on one verifies its bundle."""
-        query = f"?{urlencode({'kind': kind})}" if kind is not None else ""
-        return self._get(
-            f"{_path(repository)}/artifacts/{artifact}/attestations{query}", wire_attestations.Attestations
-        )
+        """Signed statements about an artifact, oldest first; whoever relies on one verifies its bundle."""
+        found: list[wire_attestations.AttestationInfo] = []
+        query = {"kind": kind} if kind is not None else {}
+        after: int | None = 0
+        while after is not None:
+            asked = urlencode({**query, "after": after})
+            path = f"{_path(repository)}/artifacts/{artifact}/attestations?{asked}"
+            page = self._get(path, wire_attestations.Attestations)
+            if page.artifact != str(artifact):
+                raise Unreachable(f"{self.registry} answered about {page.artifact}, not about {artifact}")
+            found += page.attestations
+            if page.next_after is not None and page.next_after <= after:
+                raise Unreachable(f"{self.registry} lists attestations in a circle")
+            after = page.next_after
+        return wire_attestations.Attestations(artifact=str(artifact), attestations=found)
 
     def recall(self, repository: str, artifact: Digest, request: wire_recalls.RecallRequest) -> wire_recalls.Recalled:
         """Quarantine or revoke an artifact in every repository. Sending the same again is safe."""

@@ -22,6 +22,8 @@ DERIVATION = "urn:modelreg:build:derive:v1"
 BUILDER = "urn:modelreg:client"
 RELATIONS = ("finetune", "adapter", "merge", "quantized", "converted", "distilled")
 MAX_DEPENDENCIES = 20_000
+MAX_PARENTS = 64  # of one derivation
+MAX_DATASETS = 1000
 MAX_TEXT_CHARS = 2000
 
 
@@ -96,6 +98,8 @@ def predicate_of(
             raise Invalid(f"{made.relation!r} is no relation; write one of {', '.join(RELATIONS)}", field="relation")
         if not made.parents and not made.datasets:
             raise Invalid("an artifact is made of something: name a base or a dataset", field="parents")
+        if len(made.parents) > MAX_PARENTS or len(made.datasets) > MAX_DATASETS:
+            raise Invalid(f"more than {MAX_PARENTS} parents or {MAX_DATASETS} datasets", field="parents")
         parameters = {
             "relation": made.relation,
             "training_run": made.training_run,
@@ -176,6 +180,8 @@ def _read_derivation(parameters: Mapping[str, Any], dependencies: Sequence[Any])
         by_role[role].append(Input(_sha256(members, where), _text(members.get("name"), where)))
     if not by_role["parent"] and not by_role["dataset"]:
         raise SignatureInvalid("the provenance names neither a parent nor a dataset")
+    if len(by_role["parent"]) > MAX_PARENTS or len(by_role["dataset"]) > MAX_DATASETS:
+        raise SignatureInvalid(f"the provenance names more than {MAX_PARENTS} parents or {MAX_DATASETS} datasets")
     return Derivation(
         relation,
         tuple(by_role["parent"]),

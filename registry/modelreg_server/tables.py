@@ -183,7 +183,7 @@ class AttestationRow(SQLModel, table=True):
 
     __tablename__ = "attestation"
     __table_args__ = (
-        UniqueConstraint("repository", "statement"),
+        UniqueConstraint("repository", "statement", "key_id"),  # two people may sign the same words
         artifact_check("about_digest"),
         artifact_check("statement"),
     )

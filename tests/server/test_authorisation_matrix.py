@@ -48,6 +48,7 @@ def rule(*passes: str, answer: int = 200, scope: str = "repository", hides: bool
 READ = rule(*READERS, hides=True)
 SEES = {*READERS, "audit", "quarantine", "admin", *EVERYWHERE}
 RECALL = "/v1/recalls/{recall_id}"
+ATTESTATIONS = f"{REPOSITORY}/artifacts/{{artifact}}/attestations"
 LOOKUPS = ("trace", "pulls", "loaded", "lineage", "blast-radius", "signatures", "timeline")
 BY_PUSHER = {"push"}
 BY_PULLER = {"pull", "machine"}
@@ -108,6 +109,8 @@ TABLE = {
         "everywhere-admin",
         answer=409,  # nothing is quarantined
     ),
+    f"POST {ATTESTATIONS}": rule("push", "approve", answer=422),  # the empty bundle
+    f"GET {ATTESTATIONS}": READ,
     "GET /v1/recalls": rule(*ROLES, scope="anybody"),
     "POST /v1/recalls/check": rule(*ROLES, scope="asker"),
     f"POST {RECALL}/confirmations": rule(*SEES, answer=201, scope="recall"),
@@ -205,6 +208,8 @@ def with_repository(name, world):
             {"kind": "quarantine", "reason": "r", "dry_run": True},
         ),
         f"POST {REPOSITORY}/artifacts/{{artifact}}/release": (f"{path}/artifacts/{artifact}/release", {"reason": "r"}),
+        f"POST {ATTESTATIONS}": (f"{path}/artifacts/{artifact}/attestations", {"bundle": "{}"}),
+        f"GET {ATTESTATIONS}": (f"{path}/artifacts/{artifact}/attestations", None),
         f"POST {REPOSITORY}/grants": (f"{path}/grants", {"artifact": artifact, "purpose": "pull", "host": "h"}),
         "GET /v1/access/decision": (f"/v1/access/decision{query}&subject=person:x&verb=pull", None),
         "GET /v1/events": (f"/v1/events{query}&limit=1", None),

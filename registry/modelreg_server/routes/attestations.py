@@ -42,11 +42,12 @@ def listed(
     _caller: Reader,
     session: ReadSession,
     kind: Annotated[str | None, Query(pattern="^[a-z-]{1,20}$")] = None,
+    after: Annotated[int, Query(ge=0, lt=2**63)] = 0,
 ) -> models.Attestations:
     """With their bundles, oldest first: whoever relies on one verifies it."""
     attestations.require_held(session, repository, artifact)
-    rows = attestations.of(session, repository, artifact, kind)
-    return models.Attestations(artifact=artifact, attestations=[info_of(row) for row in rows])
+    rows, more = attestations.page(session, repository, artifact, kind, after)
+    return models.Attestations(artifact=artifact, attestations=[info_of(row) for row in rows], next_after=more)
 
 
 def info_of(row: AttestationRow) -> models.AttestationInfo:
