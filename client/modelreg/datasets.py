@@ -99,13 +99,13 @@ def read(digest: Digest, predicate: Mapping[str, Any]) -> Dataset:
 
 def _text(members: Mapping[str, Any], name: str) -> str:
     if not isinstance(members[name], str):
-        raise ValueError(f"{name} is no text")
+        raise SignatureInvalid(f"{name} is no text")
     return str(members[name])
 
 
 def _texts(untrusted: Any) -> Sequence[str]:
     if not isinstance(untrusted, list) or not all(isinstance(item, str) for item in untrusted):
-        raise ValueError("residency is no list of texts")
+        raise SignatureInvalid("residency is no list of texts")
     return untrusted
 
 
@@ -113,7 +113,7 @@ def _time(untrusted: Any) -> datetime | None:
     if untrusted is None:
         return None
     if not isinstance(untrusted, str):
-        raise ValueError("retention_until is no time")
+        raise SignatureInvalid("retention_until is no time")
     value = datetime.fromisoformat(untrusted)
     if value.tzinfo is None:
         raise ValueError("retention_until has no offset")

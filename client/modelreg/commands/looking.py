@@ -43,6 +43,7 @@ def run_show(options: argparse.Namespace) -> int:
         f"artifact    {detail.repository}@{detail.info.artifact}",
         f"tags        {', '.join(detail.info.tags) or '-'}",
         f"size        {size_text(detail.info.size_bytes)} in {detail.info.files} files",
+        f"class       {detail.classification or 'not recorded'}",
         f"published   {detail.info.published_at:%Y-%m-%d %H:%M:%S}Z by {detail.info.published_by}",
         *[f"signature   {row['identity']} ({row['authority']}), as the registry recorded it" for row in signatures],
         *[f"  {size_text(entry.size):>12}  sha256:{entry.sha256}  {entry.path}" for entry in manifest.files],
@@ -51,6 +52,7 @@ def run_show(options: argparse.Namespace) -> int:
         **detail.info.model_dump(),
         "repository": detail.repository,
         "sensitive": detail.sensitive,
+        "classification": detail.classification,
         "signatures": signatures,
         "files": [{"path": e.path, "size": e.size, "sha256": e.sha256, "blake3": e.blake3} for e in manifest.files],
     }

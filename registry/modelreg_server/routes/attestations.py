@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query
 
 from modelreg import wire_attestations as models
-from modelreg_server import attestations
+from modelreg_server import attestations, parentage
 from modelreg_server.callers import Caller
 from modelreg_server.dependencies import PartsDep, ReadSession, RepositoryDep, Requires
 from modelreg_server.guarding import GuardedRoute
@@ -30,7 +30,13 @@ def submit(
 ) -> models.AttestationInfo:
     """Verified under the registry's trust policy; `artifact.attested`. Sending it again changes nothing."""
     row = attestations.submit(
-        parts.database, caller, repository, artifact, request.bundle.encode(), parts.trust_policy()
+        parts.database,
+        caller,
+        repository,
+        artifact,
+        request.bundle.encode(),
+        parts.trust_policy(),
+        then=parentage.received,
     )
     return info_of(row)
 
