@@ -25,7 +25,10 @@ _MEMBERS = frozenset(
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset by name and digest (sha256). `residency` are the zones where it may rest; none says nothing of it."""
+    """A dataset by name and digest (sha256). `residency` are the zones where it may rest; none says nothing of it.
+
+    `stated_at` is when its owner says so: a registry takes a record in place of an older one only.
+    """
 
     name: str
     digest: Digest
@@ -35,6 +38,7 @@ class Dataset:
     residency: tuple[str, ...] = ()
     retention_until: datetime | None = None
     source: str | None = None
+    stated_at: datetime | None = None
 
     def __post_init__(self) -> None:
         parse_repository(self.name)
@@ -52,14 +56,15 @@ class Dataset:
         for zone in self.residency:
             if not _ZONE.fullmatch(zone):
                 raise Invalid(f"{zone[:80]!r} is no zone; write it as eu-1", field="residency", value=zone[:80])
-        if self.retention_until is not None and self.retention_until.tzinfo is None:
-            raise Invalid("retention_until needs an offset, such as 2028-01-01T00:00:00Z", field="retention_until")
+        for field, at in (("retention_until", self.retention_until), ("stated_at", self.stated_at)):
+            if at is not None and at.tzinfo is None:
+                raise Invalid(f"{field} needs an offset, such as 2028-01-01T00:00:00Z", field=field)
 
     @property
     def predicate(self) -> dict[str, Any]:
         """What is signed; the digest is the statement's subject."""
-        until = self.retention_until
-        return {
+        until, stated = self.retention_until, self.stated_at
+        members = {
             "name": self.name,
             "owner": self.owner,
             "classification": self.classification.value,
@@ -68,6 +73,9 @@ class Dataset:
             "retention_until": f"{until.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}" if until is not None else None,
             "source": self.source,
         }
+        if stated is not None:
+            members["stated_at"] = f"{stated.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
+        return members
 
 
 def read(digest: Digest, predicate: Mapping[str, Any]) -> Dataset:
@@ -79,7 +87,7 @@ def read(digest: Digest, predicate: Mapping[str, Any]) -> Dataset:
     Raises:
         SignatureInvalid: a member is missing, unknown or malformed.
     """
-    if predicate.keys() != _MEMBERS:
+    if not _MEMBERS <= predicate.keys() <= _MEMBERS | {"stated_at"}:
         raise SignatureInvalid(f"the dataset statement has not exactly the members {', '.join(sorted(_MEMBERS))}")
     try:
         return Dataset(
@@ -89,7 +97,8 @@ def read(digest: Digest, predicate: Mapping[str, Any]) -> Dataset:
             classification=Classification(_text(predicate, "classification")),
             lawful_basis=_text(predicate, "lawful_basis"),
             residency=tuple(_texts(predicate["residency"])),
-            retention_until=_time(predicate["retention_until"]),
+            retention_until=_time(predicate["retention_until"], "retention_until"),
+            stated_at=_time(predicate.get("stated_at"), "stated_at"),
             source=_text(predicate, "source") if predicate["source"] is not None else None,
         )
     except (ModelregError, ValueError) as error:
@@ -109,15 +118,15 @@ def _texts(untrusted: Any) -> Sequence[str]:
     return untrusted
 
 
-def _time(untrusted: Any) -> datetime | None:
+def _time(untrusted: Any, name: str) -> datetime | None:
     if untrusted is None:
         return None
     if not isinstance(untrusted, str):
-        raise SignatureInvalid("retention_until is no time")
+        raise SignatureInvalid(f"{name} is no time")
     value = datetime.fromisoformat(untrusted)
     if value.tzinfo is None:
-        raise ValueError("retention_until has no offset")
+        raise ValueError(f"{name} has no offset")
     try:
         return value.astimezone(UTC)
     except OverflowError:
-        raise ValueError("retention_until is outside the years 1 to 9999") from None
+        raise ValueError(f"{name} is outside the years 1 to 9999") from None

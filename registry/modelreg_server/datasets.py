@@ -5,17 +5,18 @@ A name is one like a repository's, and the same grants decide: `push` registers,
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from sqlmodel import Session, col, func, select
 
-from modelreg import attestations, declassification
+from modelreg import attestations, bundles, declassification
 from modelreg import datasets as records
 from modelreg.attestations import Kind, VerifiedAttestation
 from modelreg.classification import Classification
 from modelreg.datasets import Dataset
 from modelreg.digests import Digest
 from modelreg.errors import Conflict, NotFound, PolicyRefused, SignatureInvalid, TooLarge
-from modelreg.trust import TrustPolicy
+from modelreg.trust import MAX_CLOCK_SKEW, TrustPolicy
 from modelreg_server import attestations as recording
 from modelreg_server import classifying, custody
 from modelreg_server.callers import Caller
@@ -44,7 +45,7 @@ def register(database: Database, caller: Caller, name: str, raw_bundle: bytes, p
     Raises:
         Untrusted: signature, signer or record do not hold, or name another dataset.
         PolicyRefused: its class is below that of the record before it, and no declassification since then allows that.
-        Conflict: the name has as many records as it can have.
+        Conflict: it is older than the one before it, or the name has as many records as it can have.
         TooLarge: the bundle is, or too many artifacts were made with it.
     """
     _require_small(raw_bundle)
@@ -53,6 +54,10 @@ def register(database: Database, caller: Caller, name: str, raw_bundle: bytes, p
     record = records.read(said.subjects[0], said.predicate)
     if record.name != name:
         raise SignatureInvalid(f"the statement is a record of {record.name}, not of {name}")
+    if record.stated_at is not None and record.stated_at > caller.now + MAX_CLOCK_SKEW:
+        raise SignatureInvalid(
+            f"the record is dated {record.stated_at:%Y-%m-%d %H:%M}Z, in the future; check the clock"
+        )
     with database.writing() as session, session.begin():
         custody.hold(session)
         key_id = str(signer.key_ids[0])
@@ -71,7 +76,11 @@ def register(database: Database, caller: Caller, name: str, raw_bundle: bytes, p
             >= MAX_RECORDS
         ):
             raise Conflict(f"{name} has {MAX_RECORDS} records; it takes no more")
-        _require_not_lowered(session, record)
+        before = _newest(session, name, str(record.digest))
+        if before is not None:
+            _require_newer(before, record)
+            _require_not_lowered(session, before, record)
+        recording.record(session, caller, name, verified)  # for whoever looks for what is signed about a digest
         row = _row(record, verified, caller, _append(session, caller, record, verified))
         session.add(row)
         session.flush()
@@ -181,10 +190,22 @@ def _newest(session: Session, name: str, digest: str) -> DatasetRecord | None:
     return session.exec(query.order_by(col(DatasetRecord.id).desc()).limit(1)).one_or_none()
 
 
-def _require_not_lowered(session: Session, record: Dataset) -> None:
-    before = _newest(session, record.name, str(record.digest))
-    if before is None:
-        return
+def _require_newer(before: DatasetRecord, record: Dataset) -> None:
+    """Nobody brings an old record back by sending it again, or one of today by dating it ahead."""
+    last = _stated_at(before)
+    if last is not None and (record.stated_at is None or record.stated_at <= last):
+        raise Conflict(
+            f"{record.name}@{record.digest} has a record of {last:%Y-%m-%d %H:%M:%S}Z, and this one is no newer; sign again",
+            stated_at=last.isoformat(),
+        )
+
+
+def _stated_at(row: DatasetRecord) -> datetime | None:
+    said = attestations.parse(bundles.parse(row.bundle).payload)
+    return records.read(said.subjects[0], said.predicate).stated_at
+
+
+def _require_not_lowered(session: Session, before: DatasetRecord, record: Dataset) -> None:
     present = Classification(before.classification)
     if record.classification.rank >= present.rank:
         return

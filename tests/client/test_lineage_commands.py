@@ -249,7 +249,7 @@ def test_an_adapter_launches_on_its_base_and_on_no_other(ask, push, registry, tm
     assert done.returncode == POLICY, done.stderr
     assert f"modelreg launch demo/base@{base} --adapter demo/lora@{adapter}" in done.stderr
     # Nobody answers: what was launched before still knows its base.
-    for target, code in (("demo/base", 0), ("demo/other-base", 31)):
+    for target, code in (("demo/base", 0), ("demo/other-base", POLICY)):
         done = cli("launch", "--offline", target, "--adapter", "demo/lora", *words, env=env)
         assert done.returncode == code, done.stderr
     done = cli("launch", "demo/lora", "--offline", "--", "true", "{model}", env=env)
@@ -288,7 +288,7 @@ def test_what_the_files_claim_is_shown_and_what_they_name_here_is_an_edge_that_o
     assert effective(ask, f"demo/card@{child}") == "confidential"  # a claim raises
     out = ask("lineage", "demo/card", as_json=False)[1]
     assert "claims base_model meta/Elsewhere (README.md, base_model)" in out
-    assert f"from quantized {base} demo/card-base [claimed]" in out
+    assert f"from quantized {base} demo/card-base (confidential) [claimed]" in out
 
 
 def test_push_refuses_what_says_nothing_or_contradicts_itself(ask, push, folder):

@@ -171,6 +171,7 @@ def _record(options: argparse.Namespace, name: str, described: Croissant | None,
         residency=tuple(options.residency),
         retention_until=_time(options.retain_until) if options.retain_until is not None else None,
         source=source,
+        stated_at=now(),
     )
 
 
