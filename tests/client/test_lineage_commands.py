@@ -215,7 +215,7 @@ def test_a_dataset_raises_what_was_made_with_it_and_is_lowered_only_by_declassif
     assert register("public")[0] == POLICY
     assert register("internal")[0] == POLICY, "one declassification is one lowering"
     assert ask("dataset", "register", "demo/rising", "--digest", "sha256:" + "8" * 64, "--owner", "d", "--class", "public", "--lawful-basis", "x")[0] == 0  # fmt: skip
-    code, answer, _ = ask("lineage", "demo/made")
+    _, answer, _ = ask("lineage", "demo/made")
     assert [(row["dataset"], row["name"], row["grade"], row["classification"]) for row in answer["datasets"]] == [
         ("sha256:" + "7" * 64, "demo/rising", "attested", "confidential")
     ]
@@ -275,7 +275,7 @@ def test_what_the_files_claim_is_shown_and_what_they_name_here_is_an_edge_that_o
     assert ask("dataset", "register", "demo/rows", "--digest", "sha256:" + "9" * 64, "--owner", "d", "--class", "internal", "--lawful-basis", "x")[0] == 0  # fmt: skip
     card = b"---\nlicense: apache-2.0\nbase_model:\n- demo/card-base\n- meta/Elsewhere\nbase_model_relation: quantized\ndatasets: [demo/rows]\n---\n# Hello\n"
     child = push("demo/card", files={"README.md": card, "w.bin": b"w"})
-    code, answer, _ = ask("lineage", "demo/card")
+    _, answer, _ = ask("lineage", "demo/card")
     assert [(e["parent"], e["relation"], e["grade"]) for e in answer["up"]] == [(base, "quantized", "claimed")]
     assert [(row["dataset"], row["grade"]) for row in answer["datasets"]] == [("sha256:" + "9" * 64, "claimed")]
     assert {(row["kind"], row["value"], row["path"], row["member"], row["resolved"]) for row in answer["claims"]} == {
