@@ -22,6 +22,7 @@ MAX_HEAD_BYTES = 8 * 1024 * 1024  # of a file of weights: the first chunk
 MAX_DOCUMENT_BYTES = 1024 * 1024  # of a model card or a configuration
 MAX_FRONT_MATTER_BYTES = 256 * 1024
 _MAX_YAML_BYTES = 16 * 1024  # what is taken out of it
+_MAX_BRACKETS = 64
 _MAX_KEYS = 10_000
 _MAX_KEY_BYTES = 256
 
@@ -90,7 +91,8 @@ Found = Iterator[tuple[Kind, Any, str]]
 
 def _card(raw: bytes) -> Found:
     blocks = b"".join(_top_level_blocks(_front_matter(raw)))
-    if not blocks or len(blocks) > _MAX_YAML_BYTES:
+    # Opened brackets cost the scanner the square of their number (seen: 16,000 of them take two seconds).
+    if not blocks or len(blocks) > _MAX_YAML_BYTES or blocks.count(b"[") + blocks.count(b"{") > _MAX_BRACKETS:
         return
     try:
         members = yaml.load(blocks, _Texts)  # noqa: S506  # constructs texts, lists and objects of them, and nothing else
@@ -207,7 +209,10 @@ def _gguf_behind(head: bytes, at: int, kind: int) -> int:
     of, count = struct.unpack_from("<IQ", head, at)
     at += 12
     if of != _TEXT:
-        return at + int(count) * _GGUF_SIZES[of]
+        size = int(count) * _GGUF_SIZES[of]
+        if size > len(head) - at:
+            raise struct.error("the array ends behind what was read")
+        return at + size
     for _ in range(count):  # each has eight bytes at least, so that the head ends it
         _, at = _gguf_text(head, at)
     return at

@@ -204,7 +204,7 @@ def test_a_dataset_raises_what_was_made_with_it_and_is_lowered_only_by_declassif
     assert (code, "made with the dataset demo/rising@sha256:777" in err) == (POLICY, True), err
     code, _, err = register("internal")
     assert code == POLICY, err
-    code, made, err = ask(
+    code, _, err = ask(
         "declassify", "--dataset", "demo/rising", "--to", "internal", "--reason", "names are gone", **approver
     )
     assert code == 0, err
