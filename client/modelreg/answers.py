@@ -109,7 +109,8 @@ class LineageEdge(Wire):
 class LineageNode(Wire):
     """An artifact in a lineage. `depth` counts edges from what was asked, negative towards parents.
 
-    One that is not `known` was named as a parent and is not in this registry, or not for this caller to see.
+    One that is not `known` was named as a parent and is not in this registry, or not for this caller to see. `classification`
+    is the effective class of now; null where it is not known, and for another time.
     """
 
     artifact: ArtifactDigest
@@ -118,6 +119,29 @@ class LineageNode(Wire):
     repositories: list[str]
     state: ArtifactState
     confidence: Confidence
+    classification: str | None = None
+
+
+class UsedDataset(Wire):
+    """`artifact` was made with `dataset`. `classification` is that of its newest record, if there is one to see."""
+
+    artifact: ArtifactDigest
+    dataset: ArtifactDigest
+    name: str
+    grade: str
+    classification: str | None
+    event: int
+
+
+class FileClaim(Wire):
+    """What a file of an artifact says, which nobody signed as provenance; `resolved` is what it names in this registry."""
+
+    artifact: ArtifactDigest
+    kind: str
+    value: str
+    path: str
+    member: str
+    resolved: str | None
 
 
 class PublishedIn(Wire):
@@ -229,12 +253,17 @@ class LoadedAnswer(Answer):
 
 
 class LineageAnswer(Answer):
-    """Parents (`up`) and children (`down`), transitively, as edges; a circle of claims ends where it began."""
+    """Parents (`up`) and children (`down`), transitively, as edges; a circle of claims ends where it began.
+
+    `datasets` are those of the artifacts and their ancestors, `claims` those of the artifacts.
+    """
 
     schema_: Annotated[Literal["modelreg/lineage/v1"], Field(alias="schema")] = "modelreg/lineage/v1"
     up: list[LineageEdge]
     down: list[LineageEdge]
     nodes: list[LineageNode]
+    datasets: list[UsedDataset] = Field(default_factory=list)
+    claims: list[FileClaim] = Field(default_factory=list)
 
 
 class ReachedArtifact(Wire):

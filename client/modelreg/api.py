@@ -16,6 +16,7 @@ from modelreg import (
     problem_details,
     wire,
     wire_attestations,
+    wire_datasets,
     wire_evidence,
     wire_inventory,
     wire_log,
@@ -33,6 +34,7 @@ M = TypeVar("M", bound=BaseModel)
 
 # A grant carries a manifest and up to 16 bundles; everything else is small.
 _MAX_ANSWER_BYTES = 256 * 1024 * 1024
+_MAX_ATTESTATIONS = 10_000  # of one artifact
 
 
 class Api:
@@ -224,11 +226,48 @@ class Api:
     def attestations(
         self, repository: str, artifact: Digest, kind: str | None = None
     ) -> wire_attestations.Attestations:
-        """Signed statements about an artifact; whoever relies on one verifies its bundle."""
-        query = f"?{urlencode({'kind': kind})}" if kind is not None else ""
-        return self._get(
-            f"{_path(repository)}/artifacts/{artifact}/attestations{query}", wire_attestations.Attestations
-        )
+        """Signed statements about an artifact, oldest first; whoever relies on one verifies its bundle."""
+        found: list[wire_attestations.AttestationInfo] = []
+        query = {"kind": kind} if kind is not None else {}
+        after: int | None = 0
+        while after is not None:
+            asked = urlencode({**query, "after": after})
+            path = f"{_path(repository)}/artifacts/{artifact}/attestations?{asked}"
+            page = self._get(path, wire_attestations.Attestations)
+            if page.artifact != str(artifact):
+                raise Unreachable(f"{self.registry} answered about {page.artifact}, not about {artifact}")
+            found += page.attestations
+            if len(found) > _MAX_ATTESTATIONS:
+                raise Unreachable(f"{self.registry} lists more than {_MAX_ATTESTATIONS} attestations of {artifact}")
+            if page.next_after is not None and page.next_after <= after:
+                raise Unreachable(f"{self.registry} lists attestations in a circle")
+            after = page.next_after
+        return wire_attestations.Attestations(artifact=str(artifact), attestations=found)
+
+    def register_dataset(self, name: str, request: wire_datasets.DatasetRequest) -> wire_datasets.DatasetInfo:
+        """Record a signed dataset statement. Sending the same again is safe."""
+        return self._call("POST", f"/v1/datasets/{name}", wire_datasets.DatasetInfo, request)
+
+    def declassify_dataset(
+        self, name: str, digest: Digest, request: wire_datasets.DatasetRequest
+    ) -> wire_attestations.AttestationInfo:
+        """Record a signed declassification of a dataset. Sending the same again is safe."""
+        path = f"/v1/datasets/{name}/{digest}/declassification"
+        return self._call("POST", path, wire_attestations.AttestationInfo, request)
+
+    def dataset(self, name: str) -> list[wire_datasets.DatasetInfo]:
+        """All records of a dataset, newest first; whoever relies on one verifies its bundle."""
+        return self._get(f"/v1/datasets/{name}", wire_datasets.Datasets).datasets
+
+    def datasets(self) -> Iterable[wire_datasets.DatasetInfo]:
+        """The newest record of every dataset that the principal may see, page by page."""
+        after: str | None = ""
+        while after is not None:
+            page = self._get("/v1/datasets?" + urlencode({"after": after}), wire_datasets.Datasets)
+            yield from page.datasets
+            if page.next_after is not None and page.next_after <= after:
+                raise Unreachable(f"{self.registry} lists datasets in a circle")
+            after = page.next_after
 
     def recall(self, repository: str, artifact: Digest, request: wire_recalls.RecallRequest) -> wire_recalls.Recalled:
         """Quarantine or revoke an artifact in every repository. Sending the same again is safe."""

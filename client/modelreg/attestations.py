@@ -55,6 +55,8 @@ PREDICATE_TYPES: Mapping[Kind, str] = {
     Kind.PERMIT: "urn:modelreg:permit:v1",
 }
 _KINDS = {predicate_type: kind for kind, predicate_type in PREDICATE_TYPES.items()}
+# What the log's key may say; of the rest people and pipelines answer for with keys of their own.
+REGISTRYS = frozenset({Kind.SCAN, Kind.VERDICT, Kind.PERMIT})
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,10 @@ def verify(
             f'attests = ["{claimed.kind}"]'
         )
     believed = verification.verify_payload(raw_bundle, policy=policy, allowed=allowed, repository=repository, now=now)
+    if believed.legacy_0_2:  # an authority's leave for old artifact signatures is none for statements
+        raise SignatureInvalid(
+            "the statement is signed in the encoding of model-signing 0.2.0, which signs no statements"
+        )
     return VerifiedAttestation(parse(believed.payload), believed.signer, repository, now, raw_bundle)
 
 
@@ -188,8 +194,10 @@ def verify_registrys(
 
     Raises:
         SignatureInvalid: it does not hold, or is not what was asked for.
-        SignerNotAllowed: signed by something else than a pinned key.
+        SignerNotAllowed: signed by something else than a pinned key, or of a kind that no registry states.
     """
+    if kind not in REGISTRYS:
+        raise SignerNotAllowed(f"a {kind} is not the registry's to state")
     bundle = _parsed(raw_bundle)
     key = next((key for key in log.keys if bundle.kind == "publicKey" and bundle.hint == hint_of(key)), None)
     if key is None:

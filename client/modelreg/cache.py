@@ -4,6 +4,7 @@
     incoming/<artifact>.tree/           a snapshot being put together
     blobs/blake3/ab/<hex>               an admitted blob, mode 0444
     artifacts/<hex>/manifest.json       the manifest, the believed bundle and the repository it was believed for
+    artifacts/<hex>/provenance.json     the statements of where it comes from that held when it was launched
     artifacts/<hex>/receipt.tlog-proof  the newest grant of it in the custody log, with the checkpoint that proves it
     snapshots/<hex>/<path>              hard links to blobs: the folder a loader is given; complete or absent
     rejected/<hex>.<time>               what was admitted once and has other bytes now, kept as evidence
@@ -19,7 +20,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,8 @@ from modelreg.receipts import MAX_RECEIPT_BYTES
 from modelreg.verification import VerifiedManifest
 
 RECEIPT_FILE = "receipt.tlog-proof"
+PROVENANCE_FILE = "provenance.json"
+MAX_PROVENANCE_BYTES = 64 * 1024 * 1024
 _MODEL_FILE_MODE = 0o444
 
 
@@ -154,6 +157,21 @@ class Cache:
         replace_file(path, raw_receipt)
         return path
 
+    def keep_provenance(self, artifact: Digest, raw_bundles: Sequence[bytes]) -> None:
+        """Put statements beside an artifact, in place of older ones; more than fit are left out."""
+        raw = json.dumps([bundle.decode() for bundle in raw_bundles]).encode()
+        if len(raw) <= MAX_PROVENANCE_BYTES:
+            replace_file(self.root / "artifacts" / artifact.hex / PROVENANCE_FILE, raw)
+
+    def kept_provenance(self, artifact: Digest) -> list[bytes]:
+        """The statements beside an artifact: untrusted bytes; none where there are none."""
+        try:
+            with (self.root / "artifacts" / artifact.hex / PROVENANCE_FILE).open("rb") as file:
+                texts = json.loads(file.read(MAX_PROVENANCE_BYTES + 1))
+            return [text.encode() for text in texts]
+        except (FileNotFoundError, ValueError, TypeError, AttributeError, RecursionError):
+            return []
+
     def artifacts(self) -> list[Digest]:
         """The artifacts that are remembered; whether their files are there is another question (`holds`)."""
         names = (path.parent.name for path in (self.root / "artifacts").glob("*/manifest.json"))
@@ -186,7 +204,7 @@ class Cache:
                     self.blob_path(entry.blake3).unlink(missing_ok=True)
                     (self.root / "incoming" / entry.blake3).unlink(missing_ok=True)
             # Last: without the manifest nobody would know what there is to remove.
-            for name in ("manifest.json", "bundle.json", "repository.json", RECEIPT_FILE):
+            for name in ("manifest.json", "bundle.json", "repository.json", RECEIPT_FILE, PROVENANCE_FILE):
                 (self.root / "artifacts" / artifact.hex / name).unlink(missing_ok=True)
 
     def _receipt(self, folder: Path) -> bytes | None:

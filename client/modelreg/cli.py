@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modelreg import __version__, operating, sourcing
+from modelreg import __version__, describing, operating, sourcing
+from modelreg.classification import Classification
 from modelreg.errors import Misconfigured, ModelregError
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ def parser() -> argparse.ArgumentParser:
     _recall(commands, common)
     _asking(commands, common)
     sourcing.add(commands, common)
+    describing.add(commands, common)
     operating.add(commands, common)
     return top
 
@@ -97,39 +99,29 @@ def _common() -> argparse.ArgumentParser:
 
 
 def _weights(commands: "Commands", common: argparse.ArgumentParser) -> None:
-    push = commands.add_parser("push", parents=[common], help="sign a folder and publish it")
+    push = commands.add_parser(
+        "push", parents=[common, describing.signing_options()], help="sign a folder and publish it"
+    )
     push.add_argument("path", type=Path, help="the folder of files")
     push.add_argument("reference", metavar="REF", help="namespace/name[:tag]; the tag is `latest` where none is given")
     push.add_argument("--tag", action="append", default=[], help="a further tag, moved in the same transaction")
     push.add_argument(
-        "--base", action="append", default=[], metavar="REF|DIGEST", help="what it was made from; recorded as claimed"
+        "--base", action="append", default=[], metavar="REF|DIGEST", help="what it was made from; signed as provenance"
+    )
+    push.add_argument(
+        "--dataset", action="append", default=[], metavar="NAME|DIGEST", help="with what; see `modelreg dataset`"
+    )
+    push.add_argument("--training-run", metavar="URI", help="where that can be looked up")
+    push.add_argument(
+        "--class",
+        dest="classification",
+        choices=list(Classification),
+        help="how sensitive it is: at least as what it was made from",
     )
     push.add_argument(
         "--relation",
         choices=["finetune", "adapter", "merge", "quantized", "converted", "distilled"],
-        default="finetune",
         help="how, for every --base (finetune)",
-    )
-    push.add_argument("--key", metavar="FILE|URI", help="private key to sign with, or its pkcs11: or awskms: URI")
-    push.add_argument("--certificate", type=Path, help="its certificate chain; without one the key method is used")
-    push.add_argument("--timestamp-url", metavar="URL", help="time-stamping authority to ask instead of the registry's")
-    push.add_argument("--no-timestamp", action="store_true", help="sign without a trusted time")
-    push.add_argument(
-        "--sign",
-        choices=["key", "certificate", "keyless"],
-        help="the method; else by certificate where there is one, by key where not",
-    )
-    push.add_argument(
-        "--sigstore-config",
-        type=Path,
-        metavar="FILE",
-        help="keyless: a Sigstore's client trust configuration (MODELREG_SIGSTORE_CONFIG); else the public instance",
-    )
-    push.add_argument(
-        "--sigstore-token-file",
-        type=Path,
-        metavar="FILE",
-        help="keyless: the OIDC token; else MODELREG_SIGSTORE_TOKEN, else what the CI offers",
     )
     push.set_defaults(run="weights:run_push")
 
@@ -148,12 +140,12 @@ def _weights(commands: "Commands", common: argparse.ArgumentParser) -> None:
     verify.add_argument("--ignore", action="append", default=[], metavar="NAME", help="for a folder: a name at its top")
     verify.set_defaults(run="verifying:run_verify")
 
-    launch = commands.add_parser("launch", parents=[common], help="verify again, record the load, start a runtime")
-    launch.add_argument("reference", metavar="REF", help="namespace/name[:tag][@sha256:…]")
-    launch.add_argument(
+    late = argparse.ArgumentParser(prog="modelreg launch", add_help=False)  # these may stand behind REF as well
+    late.add_argument("--adapter", metavar="REF", help="an adapter on top, which must be for this base; {adapter}")
+    late.add_argument(
         "--offline", action="store_true", help="do not ask the registry; as far as the trust policy allows"
     )
-    beats = launch.add_mutually_exclusive_group()
+    beats = late.add_mutually_exclusive_group()
     beats.add_argument(
         "--heartbeat",
         type=_seconds,
@@ -168,8 +160,12 @@ def _weights(commands: "Commands", common: argparse.ArgumentParser) -> None:
         const=None,
         help="leave no process behind that says so",
     )
+    launch = commands.add_parser(
+        "launch", parents=[common, late], help="verify again, record the load, start a runtime"
+    )
+    launch.add_argument("reference", metavar="REF", help="namespace/name[:tag][@sha256:…]")
     launch.add_argument("command", nargs=argparse.REMAINDER, metavar="-- CMD …", help="{model} becomes the folder")
-    launch.set_defaults(run="weights:run_launch")
+    launch.set_defaults(run="weights:run_launch", late=late)
 
 
 def _seconds(text: str) -> int:

@@ -4,19 +4,21 @@ Where the registry does not answer, what this machine was granted before may sta
 on disk, signed and waiting to be told, before the runtime starts.
 """
 
+import contextlib
 import os
 import shlex
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from modelreg import __version__, offline, reports, runtimes
+from modelreg import __version__, adapters, offline, reports, runtimes, wire
 from modelreg.api import Api
+from modelreg.attestations import VerifiedAttestation
 from modelreg.cache import Cache
-from modelreg.errors import Invalid, Unreachable
+from modelreg.errors import Invalid, ModelregError, Unreachable
 from modelreg.outbox import Queued
 from modelreg.pull import Meter, Pulled, pull
 from modelreg.receipts import VerifiedEntry
@@ -26,6 +28,7 @@ from modelreg.trust import TrustPolicy
 from modelreg.verification import VerifiedManifest
 
 PLACEHOLDER = "{model}"
+ADAPTER_PLACEHOLDER = "{adapter}"
 HEARTBEAT_SECONDS = 120
 # The runtime gets its model from the verified folder and must not fetch anything else, nor tell anybody.
 OFFLINE_ENVIRONMENT: Mapping[str, str] = {
@@ -70,18 +73,27 @@ class Permit:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A load that is recorded, as `event`, or waits to be told (None), and may happen now."""
+    """A load that is recorded, as `event`, or waits to be told (None), and may happen now.
+
+    With an adapter there are two: this one is the base's, `adapter` the other one.
+    """
 
     arguments: list[str]
     environment: dict[str, str]
     permit: Permit
     told: Queued
     event: int | None
+    adapter: "Prepared | None" = None
 
     @property
     def load(self) -> str:
         """The load's id."""
         return str(self.told.report["load"])
+
+    @property
+    def loads(self) -> list["Prepared"]:
+        """This load, and the adapter's if there is one."""
+        return [self] if self.adapter is None else [self, self.adapter]
 
 
 def prepare(
@@ -98,6 +110,7 @@ def prepare(
     environment: Mapping[str, str],
     heartbeat_seconds: int | None,
     ask: bool = True,
+    adapter: Reference | None = None,
 ) -> Prepared:
     """Do everything up to the `exec`: the caller must start `arguments` with `environment` and nothing in between.
 
@@ -105,52 +118,122 @@ def prepare(
         connect: how to reach the registry; may find that it does not answer.
         heartbeat_seconds: how often the registry will hear that it runs; None for never.
         ask: False does not try the registry.
+        adapter: loaded on top of it, if its provenance says that it is for this very artifact.
 
     Raises:
-        Invalid: the command has no `{model}`.
+        Invalid: the command has no `{model}`, or `{adapter}` where there is none, or none where there is one.
+        PolicyRefused: an adapter where a model is asked for, or one for another base.
         Untrusted, Refused: nothing may be loaded; nothing was recorded as loaded.
         ModelregError: the load could not be recorded, so it must not happen.
     """
+    _require_placeholders(command, adapter)
+
+    def permitted(wanted: Reference, reach: Callable[[], Api]) -> tuple[Permit, list[VerifiedAttestation]]:
+        try:
+            if not ask:
+                raise Unreachable("the registry was not asked (--offline)")
+            api = reach()
+            pulled = pull(
+                api,
+                cache,
+                policy,
+                wanted,
+                purpose="launch",
+                host=machine.host,
+                now=now,
+                connections_at_once=connections_at_once,
+                meter=meter,
+                check_reused=False,
+                state_dir=machine.state_dir,
+                outbox=machine.outbox,
+            )
+            said = adapters.fetch(api, cache, pulled.verified, policy, now)
+            return permit_of(pulled, api, machine.host), said
+        except Unreachable as error:
+            permit = _kept_permit(cache, policy, wanted, machine, now, error)
+            return permit, adapters.kept(cache, permit.verified, policy, now)
+
+    permit, said = permitted(reference, connect)
+    adapters.require_whole(permit.verified, said)
+    permits = [permit]
+    if adapter is not None:
+        above, said = permitted(adapter, lambda: _again(permit))
+        adapters.require_base(above.verified, permit.verified, said)
+        permits.append(above)
+    # The bytes on disk, now: when they were fetched says nothing about what they are.
+    folders = [cache.check(one.verified, meter("verifying", one.verified.manifest.total_bytes)) for one in permits]
+    runtime = runtimes.of_command(command, environment.get("PATH"))
+    told = [
+        load_of(one, describe(one, command, runtime=runtime, heartbeat_seconds=heartbeat_seconds)) for one in permits
+    ]
+    names = {PLACEHOLDER: str(folders[0]), **({ADAPTER_PLACEHOLDER: str(folders[1])} if adapter is not None else {})}
+    given = {
+        **{name: value for name, value in environment.items() if name not in SECRETS},
+        **OFFLINE_ENVIRONMENT,
+        "MODELREG_MODEL": str(folders[0]),
+        "MODELREG_ARTIFACT": str(permit.verified.manifest.digest),
+    }
+    if adapter is not None:
+        given |= {
+            "MODELREG_ADAPTER": str(folders[1]),
+            "MODELREG_ADAPTER_ARTIFACT": str(permits[1].verified.manifest.digest),
+        }
+    arguments = [_filled(word, names) for word in command]
+    events = _record_all(permits, policy, machine, told)
+    loads = [
+        Prepared(arguments, given, one, report, event) for one, report, event in zip(permits, told, events, strict=True)
+    ]
+    return replace(loads[0], adapter=loads[1]) if adapter is not None else loads[0]
+
+
+def _require_placeholders(command: Sequence[str], adapter: Reference | None) -> None:
     if not any(PLACEHOLDER in word for word in command):
         raise Invalid(f"the command has no {PLACEHOLDER}: say where the model's folder goes", field="command")
-    try:
-        if not ask:
-            raise Unreachable("the registry was not asked (--offline)")
-        api = connect()
-        pulled = pull(
-            api,
-            cache,
-            policy,
-            reference,
-            purpose="launch",
-            host=machine.host,
-            now=now,
-            connections_at_once=connections_at_once,
-            meter=meter,
-            check_reused=False,
-            state_dir=machine.state_dir,
-            outbox=machine.outbox,
+    if any(ADAPTER_PLACEHOLDER in word for word in command) != (adapter is not None):
+        raise Invalid(
+            f"say with --adapter REF which adapter, and with {ADAPTER_PLACEHOLDER} in the command where its folder goes",
+            field="command",
         )
-        permit = permit_of(pulled, api, machine.host)
-    except Unreachable as error:
-        permit = _kept_permit(cache, policy, reference, machine, now, error)
-    # The bytes on disk, now: when they were fetched says nothing about what they are.
-    folder = cache.check(permit.verified, meter("verifying", permit.verified.manifest.total_bytes))
-    runtime = runtimes.of_command(command, environment.get("PATH"))
-    report = describe(permit, command, runtime=runtime, heartbeat_seconds=heartbeat_seconds)
-    told = load_of(permit, report)
-    return Prepared(
-        arguments=[word.replace(PLACEHOLDER, str(folder)) for word in command],
-        environment={
-            **{name: value for name, value in environment.items() if name not in SECRETS},
-            **OFFLINE_ENVIRONMENT,
-            "MODELREG_MODEL": str(folder),
-            "MODELREG_ARTIFACT": str(permit.verified.manifest.digest),
-        },
-        permit=permit,
-        told=told,
-        event=record(permit, policy, machine, told),
-    )
+
+
+def _filled(word: str, names: Mapping[str, str]) -> str:
+    for placeholder, folder in names.items():
+        word = word.replace(placeholder, folder)
+    return word
+
+
+def _again(permit: Permit) -> Api:
+    """The registry that answered a moment ago.
+
+    Raises:
+        Unreachable: it did not.
+    """
+    if permit.api is None:
+        raise Unreachable(permit.why or "the registry did not answer")
+    return permit.api
+
+
+def _record_all(
+    permits: Sequence[Permit], policy: TrustPolicy, machine: Machine, told: Sequence[Queued]
+) -> list[int | None]:
+    """Record every load or none: what was recorded of a start that does not happen is taken back."""
+    events: list[int | None] = []
+    for permit, report in zip(permits, told, strict=True):
+        try:
+            events.append(record(permit, policy, machine, report))
+        except ModelregError:
+            for earlier, done in zip(permits, told[: len(events)], strict=False):
+                _take_back(earlier, done)
+            raise
+    return events
+
+
+def _take_back(permit: Permit, told: Queued) -> None:
+    if permit.api is None:
+        return
+    ended = wire.request(wire.UnloadedReport, reason="never started")
+    with contextlib.suppress(ModelregError):  # then it will be shown as stale
+        permit.api.report_unloaded(str(told.report["load"]), ended)
 
 
 def permit_of(pulled: Pulled, api: Api, host: str) -> Permit:

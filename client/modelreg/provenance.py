@@ -21,7 +21,10 @@ IMPORT = "urn:modelreg:build:import:v1"
 DERIVATION = "urn:modelreg:build:derive:v1"
 BUILDER = "urn:modelreg:client"
 RELATIONS = ("finetune", "adapter", "merge", "quantized", "converted", "distilled")
+ORIGINAL = "original"  # made from no other artifact: trained from nothing but datasets, or nobody knows from what
 MAX_DEPENDENCIES = 20_000
+MAX_PARENTS = 64  # of one derivation
+MAX_DATASETS = 1000
 MAX_TEXT_CHARS = 2000
 
 
@@ -92,10 +95,14 @@ def predicate_of(
         }
         build_type, dependencies = IMPORT, [_file(file) for file in made.files]
     else:
-        if made.relation not in RELATIONS:
+        if made.relation not in (*RELATIONS, ORIGINAL):
             raise Invalid(f"{made.relation!r} is no relation; write one of {', '.join(RELATIONS)}", field="relation")
-        if not made.parents and not made.datasets:
+        if made.relation == ORIGINAL and made.parents:
+            raise Invalid("what has a base is not original; say how it was made from it", field="relation")
+        if made.relation != ORIGINAL and not made.parents and not made.datasets:
             raise Invalid("an artifact is made of something: name a base or a dataset", field="parents")
+        if len(made.parents) > MAX_PARENTS or len(made.datasets) > MAX_DATASETS:
+            raise Invalid(f"more than {MAX_PARENTS} parents or {MAX_DATASETS} datasets", field="parents")
         parameters = {
             "relation": made.relation,
             "training_run": made.training_run,
@@ -164,7 +171,7 @@ def _read_import(parameters: Mapping[str, Any], dependencies: Sequence[Any]) -> 
 
 def _read_derivation(parameters: Mapping[str, Any], dependencies: Sequence[Any]) -> Derivation:
     relation = _text(parameters.get("relation"), "relation")
-    if relation not in RELATIONS:
+    if relation not in (*RELATIONS, ORIGINAL):
         raise SignatureInvalid(f"the provenance names the relation {ascii(relation)[:60]}, which is none")
     by_role: dict[str, list[Input]] = {"parent": [], "dataset": []}
     for at, item in enumerate(dependencies):
@@ -174,8 +181,12 @@ def _read_derivation(parameters: Mapping[str, Any], dependencies: Sequence[Any])
         if not isinstance(role, str) or role not in by_role:
             raise SignatureInvalid(f"{where} is neither a parent nor a dataset")
         by_role[role].append(Input(_sha256(members, where), _text(members.get("name"), where)))
-    if not by_role["parent"] and not by_role["dataset"]:
+    if relation == ORIGINAL and by_role["parent"]:
+        raise SignatureInvalid("the provenance names parents of something original")
+    if relation != ORIGINAL and not by_role["parent"] and not by_role["dataset"]:
         raise SignatureInvalid("the provenance names neither a parent nor a dataset")
+    if len(by_role["parent"]) > MAX_PARENTS or len(by_role["dataset"]) > MAX_DATASETS:
+        raise SignatureInvalid(f"the provenance names more than {MAX_PARENTS} parents or {MAX_DATASETS} datasets")
     return Derivation(
         relation,
         tuple(by_role["parent"]),

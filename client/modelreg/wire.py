@@ -462,13 +462,14 @@ class SignatureInfo(Wire):
 
 
 class ArtifactDetail(Wire):
-    """Everything recorded about an artifact in one repository, without its bytes."""
+    """Everything recorded about an artifact in one repository, without its bytes. `classification` is the effective one."""
 
     info: ArtifactInfo
     repository: RepositoryName
     sensitive: bool
     manifest: str
     signatures: list[SignatureInfo]
+    classification: str | None = None
 
 
 KnownSize = Annotated[int, Field(ge=0, le=MAX_INTEGER)] | None

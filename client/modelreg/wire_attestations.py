@@ -29,7 +29,8 @@ class AttestationInfo(Wire):
 
 
 class Attestations(Wire):
-    """Statements about one artifact, oldest first."""
+    """Statements about one artifact, oldest first; pass `next_after` as `after` for the next page."""
 
     artifact: str
     attestations: Annotated[list[AttestationInfo], Field(max_length=10_000)]
+    next_after: int | None = None

@@ -27,6 +27,7 @@ from modelreg_server.migrations import require_current
 from modelreg_server.routes import (
     access,
     attestations,
+    datasets,
     events,
     evidence,
     exchange,
@@ -143,6 +144,7 @@ def create_app(settings: Settings, clock: Callable[[], datetime] = lambda: datet
         recalls,
         attestations,
         inventory,
+        datasets,
     ):
         app.include_router(module.router)
     problems.install(app)

@@ -1,12 +1,14 @@
 """Signed statements about artifacts: verified when they come, recorded with an event, kept for whoever verifies them again.
 
 Two things must hold of whoever states something: the principal that sends it may (by its verb on the repository), and the
-signer is one whom the trust policy lets state this kind. A statement that is there already is not recorded twice.
+signer is one whom the trust policy lets state this kind. What one key signed is recorded once; the same words by another
+signer are another person's word.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from sqlmodel import Session, col, select
+from sqlmodel import Session, col, func, select
+from sqlmodel.sql.expression import SelectOfScalar
 
 from modelreg import attestations
 from modelreg.attestations import Kind, VerifiedAttestation
@@ -21,6 +23,8 @@ from modelreg_server.identity import Verb
 from modelreg_server.tables import AttestationRow, Publication, Repository
 
 MAX_OF_ONE_ARTIFACT = 2000
+_PAGE_ROWS = 100  # read at once, each with its bundle
+_PAGE_BYTES = 64 * 1024 * 1024
 # What may come with an artifact's bytes; the rest is said of what is published already.
 WITH_BYTES = frozenset({Kind.PROVENANCE, Kind.SCAN, Kind.DECLASSIFICATION})
 LATER = WITH_BYTES | {Kind.SOURCE_CHECK, Kind.APPROVAL, Kind.WAIVER}
@@ -59,9 +63,19 @@ def verify(
 
 
 def submit(
-    database: Database, caller: Caller, repository: str, artifact: str, raw_bundle: bytes, policy: TrustPolicy
+    database: Database,
+    caller: Caller,
+    repository: str,
+    artifact: str,
+    raw_bundle: bytes,
+    policy: TrustPolicy,
+    *,
+    then: Callable[[Session, Caller, VerifiedAttestation, AttestationRow], None] | None = None,
 ) -> AttestationRow:
     """Record a statement about an artifact that is published here; again is no event.
+
+    Args:
+        then: what follows from it, in the same transaction.
 
     Raises:
         NotFound: the repository does not hold the artifact.
@@ -74,6 +88,9 @@ def submit(
         custody.hold(session)
         row = record(session, caller, repository, verified)
         session.flush()
+        if then is not None:
+            then(session, caller, verified, row)
+            session.flush()
         session.expunge_all()
     return row
 
@@ -86,16 +103,16 @@ def record(session: Session, caller: Caller, repository: str, verified: Verified
     """
     said, signer = verified.attestation, verified.signer
     about, statement = str(said.subjects[0]), str(said.digest)
-    query = select(AttestationRow).where(AttestationRow.repository == repository, AttestationRow.statement == statement)
+    key_id = str(signer.key_ids[0])
+    query = select(AttestationRow).where(
+        AttestationRow.repository == repository, AttestationRow.statement == statement, AttestationRow.key_id == key_id
+    )
     if (known := session.exec(query).one_or_none()) is not None:
         return known
-    count = len(
-        session.exec(
-            select(AttestationRow.id).where(
-                AttestationRow.repository == repository, AttestationRow.about_digest == about
-            )
-        ).all()
+    of_it = select(func.count(col(AttestationRow.id))).where(
+        AttestationRow.repository == repository, AttestationRow.about_digest == about
     )
+    count = session.exec(of_it).one()
     if count >= MAX_OF_ONE_ARTIFACT:
         raise Conflict(f"{about} has {count} statements already; it takes no more")
     detail = {"kind": said.kind.value, "statement": statement, "authority": signer.authority}
@@ -115,7 +132,7 @@ def record(session: Session, caller: Caller, repository: str, verified: Verified
         bundle=verified.raw_bundle,
         authority=signer.authority,
         identity=signer.identity,
-        key_id=str(signer.key_ids[0]),
+        key_id=key_id,
         signed_at=signer.signed_at,
         added_at=caller.now,
         added_by=caller.principal.name,
@@ -127,12 +144,30 @@ def record(session: Session, caller: Caller, repository: str, verified: Verified
 
 def of(session: Session, repository: str, artifact: str, kind: str | None = None) -> Sequence[AttestationRow]:
     """Statements about an artifact in a repository, oldest first."""
+    return session.exec(_of(repository, artifact, kind)).all()
+
+
+def page(
+    session: Session, repository: str, artifact: str, kind: str | None, after: int
+) -> tuple[list[AttestationRow], int | None]:
+    """Statements after a row, oldest first, as many as fit into an answer, and where to go on; None at the end."""
+    found: list[AttestationRow] = []
+    size_bytes = 0
+    for row in session.exec(_of(repository, artifact, kind).where(col(AttestationRow.id) > after).limit(_PAGE_ROWS)):
+        size_bytes += len(row.bundle)
+        if found and size_bytes > _PAGE_BYTES:
+            return found, found[-1].id
+        found.append(row)
+    return found, found[-1].id if len(found) == _PAGE_ROWS else None
+
+
+def _of(repository: str, artifact: str, kind: str | None) -> SelectOfScalar[AttestationRow]:
     query = select(AttestationRow).where(
         AttestationRow.repository == repository, AttestationRow.about_digest == artifact
     )
     if kind is not None:
         query = query.where(AttestationRow.kind == kind)
-    return session.exec(query.order_by(col(AttestationRow.id))).all()
+    return query.order_by(col(AttestationRow.id))
 
 
 def require_held(session: Session, repository: str, artifact: str) -> None:

@@ -6,7 +6,7 @@ from sqlalchemy import func
 from sqlmodel import Session, col, select
 
 from modelreg.errors import NotFound
-from modelreg_server import custody
+from modelreg_server import classifying, custody
 from modelreg_server.callers import Caller
 from modelreg_server.custody import Event, EventType
 from modelreg_server.database import Database
@@ -88,8 +88,11 @@ def detail(session: Session, repository: str, artifact: str) -> tuple[Listed, by
 def change(database: Database, caller: Caller, repository: str, *, sensitive: bool) -> Repository:
     """Set what administrators set for a repository; setting it again is no event.
 
+    Its artifacts are confidential at least while it is sensitive, and what was made from them.
+
     Raises:
         NotFound: there is no such repository; the first publication makes it.
+        TooLarge: more artifacts than one change may reach.
     """
     with database.writing() as session, session.begin():
         row = repository_row(session, repository)
@@ -99,6 +102,9 @@ def change(database: Database, caller: Caller, repository: str, *, sensitive: bo
             row.sensitive = sensitive
             event = Event(EventType.REPOSITORY_CHANGED, repository, detail={"sensitive": sensitive})
             custody.append(session, caller.actor, event, caller.now)
+            session.flush()
+            held = select(Publication.artifact_digest).where(Publication.repository_id == row.id)
+            classifying.reconsider(session, session.exec(held).all(), caller.now)
         session.flush()
         session.expunge_all()
     return row

@@ -11,7 +11,8 @@ from modelreg.errors import Invalid
 from modelreg_server.database import insert_if_absent
 from modelreg_server.tables import Derivation
 
-CLAIMED = "claimed"  # the publisher's word; an attestation would make it more
+CLAIMED = "claimed"  # the publisher's word, or a file's
+ATTESTED = "attested"  # signed by somebody whom the trust policy lets say it
 
 
 def stored(artifact: str, parents: Sequence[wire.Parent]) -> list[dict[str, str]]:
@@ -56,3 +57,17 @@ def record(session: Session, artifact: str, parents: Sequence[dict[str, str]], i
             for parent in parents
         ],
     )
+
+
+def raise_grade(
+    session: Session, artifact: str, parent: str, relation: str, grade: str, index: int, now: datetime
+) -> None:
+    """Add an edge, or raise a claimed one to `attested`; it is known since it was first said. `index`: the event."""
+    row = session.get(Derivation, (artifact, parent, relation))
+    if row is None:
+        row = Derivation(
+            child=artifact, parent=parent, relation=relation, grade=grade, recorded_at=now, event_index=index
+        )
+    elif grade == ATTESTED and row.grade != ATTESTED:
+        row.grade, row.event_index = ATTESTED, index
+    session.add(row)

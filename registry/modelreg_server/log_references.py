@@ -14,6 +14,7 @@ from modelreg_server.custody import CustodyEvent, EventType
 from modelreg_server.custody_identities import CustodyIdentity, commitment_of
 from modelreg_server.tables import (
     AttestationRow,
+    DatasetRecord,
     GrantRow,
     Publication,
     Recall,
@@ -36,6 +37,7 @@ _RESTING: tuple[tuple[type[SQLModel], str, EventType, dict[str, str]], ...] = (
         EventType.ARTIFACT_ATTESTED,
         {"about_digest": "artifact", "repository": "repository"},
     ),
+    (DatasetRecord, "name", EventType.DATASET_REGISTERED, {"digest": "artifact", "name": "repository"}),
     (TrustFile, "name", EventType.TRUST_PUBLISHED, {}),
     (
         RuntimeLoad,

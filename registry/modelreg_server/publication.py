@@ -25,7 +25,17 @@ from modelreg.digests import sha256_of
 from modelreg.errors import BlobMissing, Conflict, DigestMismatch, ManifestInvalid, NotFound
 from modelreg.manifests import FileEntry, Manifest
 from modelreg.trust import TrustPolicy
-from modelreg_server import attestations, countersigning, custody, derivations, imports, recalls, storage
+from modelreg_server import (
+    attestations,
+    countersigning,
+    custody,
+    derivations,
+    harvesting,
+    imports,
+    parentage,
+    recalls,
+    storage,
+)
 from modelreg_server.callers import Caller, denied
 from modelreg_server.custody import Event, EventType
 from modelreg_server.database import Database, insert_if_absent, one_at_a_time
@@ -252,6 +262,7 @@ def finish(database: Database, store: BlobStore, caller: Caller, attempt_id: str
     Raises:
         Conflict: blobs are missing (facts: `missing_count`).
         Untrusted: the signature no longer holds under the policy of now.
+        PolicyRefused: it is declared to be less sensitive than what it was made from.
         Revoked, Quarantined: the artifact was recalled meanwhile.
         Forbidden: the right to push, or to move the tags, ended meanwhile.
     """
@@ -267,6 +278,9 @@ def finish(database: Database, store: BlobStore, caller: Caller, attempt_id: str
         raw_bundle, raw_manifest, policy=policy, repository=attempt.repository, now=caller.now
     )
     verified_statements = _verify_attested(caller, attempt.repository, verified.manifest, attested, policy)
+    artifact = str(verified.manifest.digest)
+    with database.reading() as session:
+        claims = harvesting.harvest(session, store, attempt_id, verified.manifest)
     with database.writing() as session, session.begin():
         # Two requests may finish the same attempt; the second waits here and then sees what the first did.
         session.exec(select(Attempt.id).where(Attempt.id == attempt_id).with_for_update()).one_or_none()
@@ -284,9 +298,13 @@ def finish(database: Database, store: BlobStore, caller: Caller, attempt_id: str
         custody.hold(session)
         _require_not_recalled(session, str(verified.manifest.digest))
         attempt.event_index, attempt.created = _publish(session, caller, repository, verified, policy, attempt.parents)
+        parentage.claim(session, caller, artifact, claims, attempt.event_index)
+        declared = []
         for statement in verified_statements:
             imports.record(session, caller, attempt.repository, statement)
-            attestations.record(session, caller, attempt.repository, statement)
+            row = attestations.record(session, caller, attempt.repository, statement)
+            declared.append(parentage.take(session, caller, statement, row))
+        parentage.settle(session, caller, artifact, declared)
         for tag in attempt.tags:
             move_tag(session, caller, repository, tag, str(verified.manifest.digest))
         session.flush()

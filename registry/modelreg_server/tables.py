@@ -183,7 +183,7 @@ class AttestationRow(SQLModel, table=True):
 
     __tablename__ = "attestation"
     __table_args__ = (
-        UniqueConstraint("repository", "statement"),
+        UniqueConstraint("repository", "statement", "key_id"),  # two people may sign the same words
         artifact_check("about_digest"),
         artifact_check("statement"),
     )
@@ -443,3 +443,85 @@ class RecallConfirmation(SQLModel, table=True):
     state: str = Field(max_length=10)
     confirmed_at: datetime = Field(sa_type=UtcDateTime)
     event_index: int = Field(sa_type=BigInteger)
+
+
+class DatasetRecord(SQLModel, table=True):
+    """A signed record of a dataset, by name and digest; added and never taken away. The newest of a digest holds."""
+
+    __tablename__ = "dataset"
+    __table_args__ = (
+        UniqueConstraint("name", "statement", "key_id"),
+        artifact_check("digest"),
+        artifact_check("statement"),
+    )
+
+    id: int | None = Field(default=None, primary_key=True)
+    name: str = Field(max_length=128)
+    digest: str = Field(index=True, max_length=71)
+    owner: str = Field(max_length=200)
+    classification: str = Field(max_length=12)
+    lawful_basis: str = Field(max_length=200)
+    residency: list[str] = Field(sa_type=JSON)
+    retention_until: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    source: str | None = Field(default=None, max_length=2000)
+    statement: str = Field(max_length=71)
+    bundle: bytes = Field(sa_type=LargeBinary)
+    authority: str = Field(max_length=200)
+    identity: str = Field(max_length=1000)
+    key_id: str = Field(max_length=71)
+    signed_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    registered_at: datetime = Field(sa_type=UtcDateTime)
+    registered_by: str = Field(max_length=200)
+    event_index: int = Field(sa_type=BigInteger)
+
+
+class DatasetUse(SQLModel, table=True):
+    """`artifact` was made with `dataset`; either may be unknown here. `statement` is null where nobody signed that."""
+
+    __tablename__ = "dataset_use"
+    __table_args__ = (artifact_check("artifact"), artifact_check("dataset"))
+
+    artifact: str = Field(primary_key=True, max_length=71)
+    dataset: str = Field(primary_key=True, index=True, max_length=71)
+    name: str = Field(max_length=200)
+    grade: str = Field(max_length=10)  # attested, claimed
+    statement: str | None = Field(default=None, max_length=71)
+    recorded_at: datetime = Field(sa_type=UtcDateTime)
+    event_index: int = Field(sa_type=BigInteger)
+
+
+class ArtifactClass(SQLModel, table=True):
+    """How sensitive an artifact is, as far as that is known; made when it is published, and when facts change.
+
+    `unknown_inputs` counts the parents and datasets of which nothing is known here; `lowered_by` who declassified it.
+    """
+
+    __tablename__ = "artifact_class"
+    __table_args__ = (artifact_check("artifact"),)
+
+    artifact: str = Field(primary_key=True, max_length=71)
+    declared: str | None = Field(default=None, max_length=12)
+    inherited: str | None = Field(default=None, max_length=12)
+    effective: str | None = Field(default=None, max_length=12)
+    lowered_by: str | None = Field(default=None, max_length=1000)
+    unknown_inputs: int = 0
+    updated_at: datetime = Field(sa_type=UtcDateTime)
+
+
+class ModelClaim(SQLModel, table=True):
+    """What a file of an artifact says of it: of a base, how, of datasets, a licence. Nobody's word, kept with its place.
+
+    `resolved` is the digest of what the value names here, where it names something here exactly.
+    """
+
+    __tablename__ = "model_claim"
+    __table_args__ = (artifact_check("artifact"),)
+
+    id: int | None = Field(default=None, primary_key=True)
+    artifact: str = Field(index=True, max_length=71)
+    kind: str = Field(max_length=20)  # base_model, relation, dataset, licence
+    value: str = Field(max_length=500)
+    path: str = Field(sa_type=String(1024))
+    member: str = Field(max_length=200)
+    resolved: str | None = Field(default=None, max_length=71)
+    recorded_at: datetime = Field(sa_type=UtcDateTime)

@@ -246,31 +246,29 @@ def test_a_load_that_only_an_event_tells_of_is_an_unknown_row(ask, model, regist
     ]
 
 
-def test_what_was_made_from_what_is_recorded_as_claimed_and_only_added_to(ask, model, registry):
+def test_what_was_made_from_what_is_attested_and_only_added_to(ask, model, registry):
     _, base = model("demo/base")
     folder, child = model("demo/child", "--base", "demo/base", "--base", NEVER)
-    event = next(e for e in registry.whole_log() if e.index == child["event"])
-    assert event.detail["parents"] == {"finetune": [base["artifact"], NEVER]}
-
     _, again, _ = ask("push", folder, "demo/child", "--base", base["artifact"], "--relation", "quantized")
     assert (again["created"], again["event"]) == (False, child["event"])
     ask("push", folder, "demo/child", "--base", base["artifact"], "--relation", "quantized")
     ask("push", folder, "demo/child")
-    derived = [e for e in registry.whole_log() if e.type == "artifact.derived" and e.artifact == child["artifact"]]
-    assert [e.detail["parents"] for e in derived] == [{"quantized": [base["artifact"]]}]
+    stated = [e for e in registry.whole_log() if e.type == "artifact.attested" and e.artifact == child["artifact"]]
+    assert [e.detail["kind"] for e in stated] == ["provenance"] * 3
 
     code, answer, _ = ask("lineage", child["artifact"], "--up")
     assert (code, answer["down"]) == (FOUND, [])
     assert {(e["parent"], e["relation"], e["grade"], e["confidence"]) for e in answer["up"]} == {
-        (base["artifact"], "finetune", "claimed", "claimed"),
-        (base["artifact"], "quantized", "claimed", "claimed"),
-        (NEVER, "finetune", "claimed", "claimed"),
+        (base["artifact"], "finetune", "attested", "recorded"),
+        (base["artifact"], "quantized", "attested", "recorded"),
+        (NEVER, "finetune", "attested", "recorded"),
     }
+    assert {e["event"] for e in answer["up"]} == {stated[0].index, stated[1].index}
     assert {node["artifact"]: node["known"] for node in answer["nodes"]} == {
         child["artifact"]: True, base["artifact"]: True, NEVER: False,
     }  # fmt: skip
     out = ask("lineage", base["artifact"], as_json=False)[1]
-    assert f"  into finetune {child['artifact']} demo/child [claimed]" in out
+    assert f"  into finetune {child['artifact']} demo/child [attested]" in out
     assert "nobody said what it was made from" in out
     # The dangling parent is nobody's artifact, and still it is known what came of it, once it is published.
     assert ask("lineage", NEVER)[0] == NOTHING
@@ -300,7 +298,7 @@ def test_the_blast_radius_reaches_descendants_hosts_loads_and_people_from_every_
     code, answer, _ = ask("blast-radius", base["artifact"])
     assert code == FOUND
     assert [(row["artifact"], row["depth"], row["confidence"]) for row in answer["artifacts"]] == [
-        (base["artifact"], 0, "recorded"), (child["artifact"], 1, "claimed"),
+        (base["artifact"], 0, "recorded"), (child["artifact"], 1, "recorded"),
     ]  # fmt: skip
     (reached,) = answer["hosts"]
     assert (reached["host"], reached["verified"], reached["live_loads"]) == ("gpu-blast", True, 1)

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 VECTORS = ROOT / "tests" / "vectors"
 PAGES = {
     name: (ROOT / "docs" / "spec" / f"{name}.md")
-    for name in ("manifest", "signature", "trust-policy", "verification", "custody-log")
+    for name in ("manifest", "signature", "trust-policy", "verification", "custody-log", "attestations")
 }
 
 WORKED = re.compile(r"<!-- worked: ([a-z0-9-]+) ?([^>]*?) ?-->\n```\w*\n(.*?)\n```", re.DOTALL)

@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 
-from modelreg import wire, wire_recalls
+from modelreg import declaring, wire, wire_datasets, wire_recalls
+from modelreg.classification import Classification
+from modelreg.datasets import Dataset
+from modelreg.digests import Digest
 from modelreg_server.access import Verb
 from support.hosts import enrol, grant, invite, token_without_scopes
 
@@ -48,6 +51,8 @@ def rule(*passes: str, answer: int = 200, scope: str = "repository", hides: bool
 READ = rule(*READERS, hides=True)
 SEES = {*READERS, "audit", "quarantine", "admin", *EVERYWHERE}
 RECALL = "/v1/recalls/{recall_id}"
+DATASET = "/v1/datasets/{namespace}/{name}"
+ATTESTATIONS = f"{REPOSITORY}/artifacts/{{artifact}}/attestations"
 LOOKUPS = ("trace", "pulls", "loaded", "lineage", "blast-radius", "signatures", "timeline")
 BY_PUSHER = {"push"}
 BY_PULLER = {"pull", "machine"}
@@ -109,6 +114,12 @@ TABLE = {
         "everywhere-admin",
         answer=409,  # nothing is quarantined
     ),
+    f"POST {ATTESTATIONS}": rule("push", "approve", answer=422),  # the empty bundle
+    f"GET {ATTESTATIONS}": READ,
+    "GET /v1/datasets": rule(*ROLES, scope="anybody"),
+    f"POST {DATASET}": rule("push", answer=422),  # the empty bundle
+    f"GET {DATASET}": READ,
+    f"POST {DATASET}/{{artifact}}/declassification": rule("approve", answer=422),  # the empty bundle
     "GET /v1/recalls": rule(*ROLES, scope="anybody"),
     "POST /v1/recalls/check": rule(*ROLES, scope="asker"),
     f"POST {RECALL}/confirmations": rule(*SEES, answer=201, scope="recall"),
@@ -129,6 +140,10 @@ class World:
         self.artifacts = {
             name: publishing.push({"a": f"bytes of {name}".encode()}, name, tags=("v1",)) for name in (OWN, OTHER)
         }
+        for name in (OWN, OTHER):  # a dataset may have a repository's name
+            record = Dataset(name, Digest("sha256", "d" * 64), "o", Classification.PUBLIC, "b")
+            bundle = declaring.dataset(record, registry.trust.signer, None).decode()
+            registry.api().register_dataset(name, wire_datasets.DatasetRequest(bundle=bundle))
         self.machine = enrol(registry, f"machine-{by}")
         grant(registry, f"host:machine-{by}", "pull", "demo/*")
         self.tokens = {role: self._token(role) for role in ROLES if role != "machine"}
@@ -206,6 +221,14 @@ def with_repository(name, world):
             {"kind": "quarantine", "reason": "r", "dry_run": True},
         ),
         f"POST {REPOSITORY}/artifacts/{{artifact}}/release": (f"{path}/artifacts/{artifact}/release", {"reason": "r"}),
+        f"POST {ATTESTATIONS}": (f"{path}/artifacts/{artifact}/attestations", {"bundle": "{}"}),
+        f"GET {ATTESTATIONS}": (f"{path}/artifacts/{artifact}/attestations", None),
+        f"POST {DATASET}": (f"/v1/datasets/{name}", {"bundle": "{}"}),
+        f"GET {DATASET}": (f"/v1/datasets/{name}", None),
+        f"POST {DATASET}/{{artifact}}/declassification": (
+            f"/v1/datasets/{name}/{artifact}/declassification",
+            {"bundle": "{}"},
+        ),
         f"POST {REPOSITORY}/grants": (f"{path}/grants", {"artifact": artifact, "purpose": "pull", "host": "h"}),
         "GET /v1/access/decision": (f"/v1/access/decision{query}&subject=person:x&verb=pull", None),
         "GET /v1/events": (f"/v1/events{query}&limit=1", None),

@@ -65,13 +65,14 @@ def sigstore_authority(name: str, trusted_root: str, issuer: str) -> str:
     )
 
 
-def rule(repositories: Sequence[str], allow: Mapping[str, Sequence[str]]) -> str:
-    """One `[[rules]]`; `allow` maps an authority to identity patterns."""
+def rule(repositories: Sequence[str], allow: Mapping[str, Sequence[str]], attests: Sequence[str] | None = None) -> str:
+    """One `[[rules]]`; `allow` maps an authority to identity patterns, `attests` makes it one about statements."""
     entries = ", ".join(
         f"{{authority = {_text(authority)}, identities = {_texts(identities)}}}"
         for authority, identities in allow.items()
     )
-    return f"[[rules]]\nrepositories = {_texts(repositories)}\nallow = [{entries}]\n"
+    kinds = "" if attests is None else f"attests = {_texts(attests)}\n"
+    return f"[[rules]]\nrepositories = {_texts(repositories)}\n{kinds}allow = [{entries}]\n"
 
 
 def policy_toml(

@@ -75,7 +75,12 @@ def run_lineage(options: argparse.Namespace) -> int:
         lines.append(_node_text(nodes[root]) if root in nodes else root)
         lines += _tree(root, [(edge.child, edge.parent, edge) for edge in answer.up], nodes, "from ")
         lines += _tree(root, [(edge.parent, edge.child, edge) for edge in answer.down], nodes, "into ")
-    return _finish(output, answer, lines, found=bool(answer.up or answer.down))
+    lines += [
+        f"  with dataset {row.name}@{row.dataset} ({row.classification or 'class unknown here'}) [{row.grade}]"
+        for row in answer.datasets
+    ]
+    lines += [f"  claims {row.kind} {row.value} ({row.path}, {row.member})" for row in answer.claims]
+    return _finish(output, answer, lines, found=bool(answer.up or answer.down or answer.datasets or answer.claims))
 
 
 def run_blast_radius(options: argparse.Namespace) -> int:
@@ -210,7 +215,8 @@ def _node_text(node: answers.LineageNode) -> str:
     if not node.known:
         return f"{node.artifact} (unknown here)"
     mark = "" if node.state.state == "active" else f" {node.state.state.upper()}"
-    return f"{node.artifact} {', '.join(node.repositories)}{mark}"
+    level = f" ({node.classification})" if node.classification else ""
+    return f"{node.artifact} {', '.join(node.repositories)}{level}{mark}"
 
 
 def _tree(

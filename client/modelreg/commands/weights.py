@@ -11,27 +11,30 @@ from pathlib import Path
 
 from modelreg import (
     connections,
+    declaring,
     keyless,
     kms_signer,
     launch,
     pinned,
     pkcs11_signer,
+    provenance,
     pull,
     push,
     reports,
     sidecar,
     signing,
     stamping,
-    wire,
 )
 from modelreg.api import Api
 from modelreg.cache import Cache
+from modelreg.classification import parse_classification
 from modelreg.commands import Output, now, output_of, receipt_line, settings_of, signer_json, size_text
 from modelreg.commands.session import connect
 from modelreg.digests import Digest
 from modelreg.durable import replace_file
-from modelreg.errors import Invalid, Misconfigured, NotFound
+from modelreg.errors import Invalid, Misconfigured, NotFound, Unreachable
 from modelreg.key_uris import KeySource, KmsUri, Pkcs11Uri
+from modelreg.manifests import Manifest
 from modelreg.progress import Bars
 from modelreg.references import parse_reference, parse_tag
 from modelreg.settings import Settings
@@ -42,7 +45,7 @@ PIN_VARIABLE = "MODELREG_PKCS11_PIN"
 
 
 def run_push(options: argparse.Namespace) -> int:
-    """`modelreg push PATH REF [--tag …]`."""
+    """`modelreg push PATH REF [--tag …] [--base …] [--dataset …] [--class …]`."""
     settings, output = settings_of(options), output_of(options)
     reference = parse_reference(options.reference)
     if reference.digest is not None:
@@ -52,17 +55,24 @@ def run_push(options: argparse.Namespace) -> int:
     api = connect(settings)
     # A Sigstore stamps for itself.
     stamp = None if options.no_timestamp or options.sign == "keyless" else _stamp(settings, api, output)
+    signer, made = _signer(settings, options.sign), derivation_of(api, options)
+
+    def attest(manifest: Manifest) -> list[bytes]:
+        if made is None:
+            return []
+        return [declaring.derivation(manifest, reference.repository, made, signer, stamp, now())]
+
     with Bars(quiet=output.quiet or output.as_json) as bars:
         pushed = push.push(
             api,
             options.path,
             reference,
-            _signer(settings, options.sign),
+            signer,
             tags=[parse_tag(tag) for tag in tags if tag],
             connections_at_once=settings.connections,
             meter=bars.meter,
             stamp=stamp,
-            parents=_parents(api, options),
+            attest=attest,
         )
     if pushed.left_out:
         output.note(f"left out: {', '.join(pushed.left_out)}")
@@ -133,7 +143,8 @@ def run_pull(options: argparse.Namespace) -> int:
 
 
 def run_launch(options: argparse.Namespace) -> int:
-    """`modelreg launch REF -- CMD … {model} …`; does not return when the command starts."""
+    """`modelreg launch REF [--adapter REF] -- CMD … {model} …`; does not return when the command starts."""
+    _read_late_options(options)
     settings, output = settings_of(options), output_of(options)
     policy, machine = pinned.policy_of(settings, output.note), reports.machine_of(settings)
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
@@ -153,12 +164,14 @@ def run_launch(options: argparse.Namespace) -> int:
             environment=os.environ,
             heartbeat_seconds=options.heartbeat,
             ask=not options.offline,
+            adapter=parse_reference(options.adapter) if options.adapter is not None else None,
         )
     if prepared.permit.api is not None and prepared.event is not None:
         _deliver(prepared.permit.api, policy, machine, output)
-    _tell_launch(prepared, output)
-    if options.heartbeat is not None:
-        _watch(prepared, settings, options.heartbeat, output)
+    for load in prepared.loads:
+        _tell_launch(load, output)
+        if options.heartbeat is not None:
+            _watch(load, settings, options.heartbeat, output)
     sys.stdout.flush()
     sys.stderr.flush()
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and what is ignored stays so across exec
@@ -166,6 +179,15 @@ def run_launch(options: argparse.Namespace) -> int:
         os.execvpe(prepared.arguments[0], prepared.arguments, prepared.environment)  # noqa: S606  # no shell wanted
     except OSError as error:
         raise NotFound(f"{prepared.arguments[0]} cannot be started: {error.strerror}") from None
+
+
+def _read_late_options(options: argparse.Namespace) -> None:
+    """Take options between REF and `--`: argparse hands over everything behind REF as the command."""
+    if options.command[:1] and options.command[0].startswith("-") and "--" in options.command:
+        at = options.command.index("--")
+        late, options.command = options.command[:at], options.command[at:]
+        if late:
+            options.late.parse_args(late, namespace=options)
 
 
 def _deliver(api: Api, policy: TrustPolicy, machine: reports.Machine, output: Output) -> None:
@@ -217,13 +239,48 @@ def _watch(prepared: launch.Prepared, settings: Settings, heartbeat_seconds: int
         )
 
 
-def _parents(api: Api, options: argparse.Namespace) -> list[wire.Parent]:
-    found = []
-    for text in options.base:
-        is_digest = text.startswith(("sha256:", "blake3:"))
-        digest = Digest.parse(text) if is_digest else pull.resolve(api, parse_reference(text))
-        found.append(wire.request(wire.Parent, artifact=str(digest), relation=options.relation))
-    return found
+def derivation_of(api: Api, options: argparse.Namespace) -> provenance.Derivation | None:
+    """What push's flags say of how it was made, with references resolved to digests; None where they say nothing."""
+    if not (options.base or options.dataset or options.training_run or options.classification):
+        return None
+    relation = options.relation or (provenance.RELATIONS[0] if options.base else provenance.ORIGINAL)
+    made = provenance.Derivation(
+        relation=relation,
+        parents=tuple(dict.fromkeys(_base(api, text) for text in options.base)),
+        datasets=tuple(dict.fromkeys(_dataset(api, text) for text in options.dataset)),
+        training_run=options.training_run,
+        classification=parse_classification(options.classification) if options.classification else None,
+    )
+    provenance.predicate_of(made, version="", started_at=now(), finished_at=now())  # refuses before anything is hashed
+    return made
+
+
+def _base(api: Api, text: str) -> provenance.Input:
+    if text.startswith(("sha256:", "blake3:")):
+        return provenance.Input(_sha256(text), text)
+    reference = parse_reference(text)
+    return provenance.Input(pull.resolve(api, reference), reference.repository)
+
+
+def _dataset(api: Api, text: str) -> provenance.Input:
+    if text.startswith(("sha256:", "blake3:")):
+        return provenance.Input(_sha256(text), text)
+    reference = parse_reference(text)
+    if reference.tag is not None:
+        raise Invalid("a dataset has no tags: write namespace/name, or namespace/name@sha256:…", field="dataset")
+    if reference.digest is not None:
+        return provenance.Input(reference.digest, reference.repository)
+    records = api.dataset(reference.repository)
+    if not records or records[0].name != reference.repository:
+        raise Unreachable(f"{api.registry} answered about another dataset than {reference.repository}")
+    return provenance.Input(Digest.parse(records[0].digest), reference.repository)
+
+
+def _sha256(text: str) -> Digest:
+    digest = Digest.parse(text)
+    if digest.algorithm != "sha256":
+        raise Invalid(f"{text[:90]} names a blob; an artifact or a dataset is named by its sha256", field="digest")
+    return digest
 
 
 def _stamp(settings: Settings, api: Api, output: Output) -> Callable[[bytes], bytes | None] | None:

@@ -11,6 +11,8 @@ from datetime import datetime
 from sqlmodel import Session, col, select
 
 from modelreg.answers import AsOf, Confidence, LineageAnswer, LineageEdge, LineageNode, Unknown
+from modelreg_server import classifying
+from modelreg_server.lookups.made_with import claims_of, datasets_of
 from modelreg_server.lookups.sight import Sight, batches, repositories_of, visible
 from modelreg_server.lookups.states import ACTIVE, states_of
 from modelreg_server.lookups.subjects import Subject
@@ -41,6 +43,8 @@ def lineage(
     publications = visible(session, sight, depths, as_of.time)
     names = repositories_of(session, (one for many in publications.values() for one in many))
     states = states_of(session, depths, as_of.time)
+    classes = classifying.effective_of(session, publications) if as_of.is_now else {}  # they have no history
+    makers = [artifact for artifact in (*subject.artifacts, *above.depths) if artifact in publications]
     nodes = [
         LineageNode(
             artifact=artifact,
@@ -49,6 +53,7 @@ def lineage(
             repositories=sorted({names[one.repository_id] for one in publications.get(artifact, ())}),
             state=states.get(artifact, ACTIVE) if artifact in publications else ACTIVE,
             confidence="recorded" if artifact in publications else "unknown",
+            classification=classes.get(artifact),
         )
         for artifact, depth in depths.items()
     ]
@@ -64,6 +69,8 @@ def lineage(
         up=[edge_of(row) for row in above.edges[:limit]],
         down=[edge_of(row) for row in below.edges[:limit]],
         nodes=nodes,
+        datasets=datasets_of(session, sight, dict.fromkeys(makers), as_of.time, limit),
+        claims=claims_of(session, subject.artifacts, as_of.time, limit),
     )
 
 

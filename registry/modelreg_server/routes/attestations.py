@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query
 
 from modelreg import wire_attestations as models
-from modelreg_server import attestations
+from modelreg_server import attestations, parentage
 from modelreg_server.callers import Caller
 from modelreg_server.dependencies import PartsDep, ReadSession, RepositoryDep, Requires
 from modelreg_server.guarding import GuardedRoute
@@ -30,7 +30,13 @@ def submit(
 ) -> models.AttestationInfo:
     """Verified under the registry's trust policy; `artifact.attested`. Sending it again changes nothing."""
     row = attestations.submit(
-        parts.database, caller, repository, artifact, request.bundle.encode(), parts.trust_policy()
+        parts.database,
+        caller,
+        repository,
+        artifact,
+        request.bundle.encode(),
+        parts.trust_policy(),
+        then=parentage.received,
     )
     return info_of(row)
 
@@ -42,11 +48,12 @@ def listed(
     _caller: Reader,
     session: ReadSession,
     kind: Annotated[str | None, Query(pattern="^[a-z-]{1,20}$")] = None,
+    after: Annotated[int, Query(ge=0, lt=2**63)] = 0,
 ) -> models.Attestations:
     """With their bundles, oldest first: whoever relies on one verifies it."""
     attestations.require_held(session, repository, artifact)
-    rows = attestations.of(session, repository, artifact, kind)
-    return models.Attestations(artifact=artifact, attestations=[info_of(row) for row in rows])
+    rows, more = attestations.page(session, repository, artifact, kind, after)
+    return models.Attestations(artifact=artifact, attestations=[info_of(row) for row in rows], next_after=more)
 
 
 def info_of(row: AttestationRow) -> models.AttestationInfo:

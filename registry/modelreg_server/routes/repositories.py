@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query
 
 from modelreg import wire
-from modelreg_server import catalogue, tagging
+from modelreg_server import catalogue, classifying, tagging
 from modelreg_server.access_grants import is_sensitive
 from modelreg_server.callers import Caller
 from modelreg_server.dependencies import PartsDep, ReadSession, RepositoryDep, Requires
@@ -87,6 +87,7 @@ def artifact(
             )
             for row in signatures
         ],
+        classification=classifying.effective_of(session, [artifact]).get(artifact),
     )
 
 

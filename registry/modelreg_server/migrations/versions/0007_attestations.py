@@ -33,7 +33,7 @@ def upgrade() -> None:
             "length(statement) = 71 AND statement LIKE 'sha256:%'", name=op.f("ck_attestation_statement_digest")
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_attestation")),
-        sa.UniqueConstraint("repository", "statement", name=op.f("uq_attestation_repository_statement")),
+        sa.UniqueConstraint("repository", "statement", "key_id", name=op.f("uq_attestation_repository")),
     )
     op.create_index(op.f("ix_attestation_about_digest"), "attestation", ["about_digest"])
     op.add_column(
