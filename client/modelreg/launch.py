@@ -8,16 +8,17 @@ import os
 import shlex
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from modelreg import __version__, offline, reports, runtimes
+from modelreg import __version__, grants, offline, permits, reports, runtimes
 from modelreg.api import Api
 from modelreg.cache import Cache
 from modelreg.errors import Invalid, Unreachable
 from modelreg.outbox import Queued
+from modelreg.permits import Permit
 from modelreg.pull import Meter, Pulled, pull
 from modelreg.receipts import VerifiedEntry
 from modelreg.references import Reference
@@ -51,11 +52,11 @@ SECRETS = frozenset(
 
 
 @dataclass(frozen=True)
-class Permit:
+class Loadable:
     """A verified artifact that may be loaded, and the grant that says so.
 
     `entry` is the grant in the custody log; None where the policy pins no log. `api` is None where the registry did not
-    answer; `why` says so for people.
+    answer; `why` says so for people. `permit` is there where it shall serve in an environment.
     """
 
     verified: VerifiedManifest
@@ -65,6 +66,7 @@ class Permit:
     entry: VerifiedEntry | None
     api: Api | None
     why: str | None = None
+    permit: Permit | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Prepared:
 
     arguments: list[str]
     environment: dict[str, str]
-    permit: Permit
+    loadable: Loadable
     told: Queued
     event: int | None
 
@@ -97,6 +99,8 @@ def prepare(
     environment: Mapping[str, str],
     heartbeat_seconds: int | None,
     ask: bool = True,
+    serve_in: str | None = None,
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Prepared:
     """Do everything up to the `exec`: the caller must start `arguments` with `environment` and nothing in between.
 
@@ -104,12 +108,16 @@ def prepare(
         connect: how to reach the registry; may find that it does not answer.
         heartbeat_seconds: how often the registry will hear that it runs; None for never.
         ask: False does not try the registry.
+        serve_in: the environment; then only with a permit of the registry's that is good when the runtime starts.
+        clock: says when that is: to fetch and measure may take longer than a permit lives.
 
     Raises:
         Invalid: the command has no `{model}`.
         Untrusted, Refused: nothing may be loaded; nothing was recorded as loaded.
         ModelregError: the load could not be recorded, so it must not happen.
     """
+    if serve_in is not None:
+        grants.require_log(policy, serve_in)
     if not any(PLACEHOLDER in word for word in command):
         raise Invalid(f"the command has no {PLACEHOLDER}: say where the model's folder goes", field="command")
     try:
@@ -129,41 +137,74 @@ def prepare(
             check_reused=False,
             state_dir=machine.state_dir,
             outbox=machine.outbox,
+            environment=serve_in,
         )
-        permit = permit_of(pulled, api, machine.host)
+        loadable = loadable_of(pulled, api, machine.host)
     except Unreachable as error:
-        permit = _kept_permit(cache, policy, reference, machine, now, error)
+        loadable = _kept(cache, policy, reference, machine, now, error, serve_in)
     # The bytes on disk, now: when they were fetched says nothing about what they are.
-    folder = cache.check(permit.verified, meter("verifying", permit.verified.manifest.total_bytes))
+    folder = cache.check(loadable.verified, meter("verifying", loadable.verified.manifest.total_bytes))
+    loadable = still_permitted(loadable, cache, policy, machine, clock())
     runtime = runtimes.of_command(command, environment.get("PATH"))
-    report = describe(permit, command, runtime=runtime, heartbeat_seconds=heartbeat_seconds)
-    told = load_of(permit, report)
+    report = describe(loadable, command, runtime=runtime, heartbeat_seconds=heartbeat_seconds)
+    told = load_of(loadable, report)
     return Prepared(
         arguments=[word.replace(PLACEHOLDER, str(folder)) for word in command],
         environment={
             **{name: value for name, value in environment.items() if name not in SECRETS},
             **OFFLINE_ENVIRONMENT,
             "MODELREG_MODEL": str(folder),
-            "MODELREG_ARTIFACT": str(permit.verified.manifest.digest),
+            "MODELREG_ARTIFACT": str(loadable.verified.manifest.digest),
         },
-        permit=permit,
+        loadable=loadable,
         told=told,
-        event=record(permit, policy, machine, told),
+        event=record(loadable, policy, machine, told),
     )
 
 
-def permit_of(pulled: Pulled, api: Api, host: str) -> Permit:
-    """The permit of a pull for loading."""
-    return Permit(pulled.verified, pulled.grant.id, host, "launch", pulled.entry, api)
+def loadable_of(pulled: Pulled, api: Api, host: str) -> Loadable:
+    """What a pull for loading brought."""
+    return Loadable(pulled.verified, pulled.grant.id, host, "launch", pulled.entry, api, permit=pulled.permit)
+
+
+def still_permitted(
+    loadable: Loadable, cache: Cache, policy: TrustPolicy, machine: Machine, now: datetime
+) -> Loadable:
+    """With a permit that is good now: the one it came with, or where that has ended meanwhile a new one.
+
+    Raises:
+        PolicyRefused: it ended, and there is none to be had.
+    """
+    permit, api = loadable.permit, loadable.api
+    if permit is None:
+        return loadable
+    if now < permit.expires_at or api is None:
+        permits.require_current(permit, now)
+        return loadable
+    verified = loadable.verified
+    granted = grants.request(
+        api,
+        policy,
+        Reference(verified.repository, digest=verified.manifest.digest),
+        purpose="launch",
+        host=machine.host,
+        state_dir=machine.state_dir,
+        now=now,
+        environment=permit.environment,
+    )
+    cache.keep_receipt(verified.manifest.digest, granted.grant.receipt.encode())
+    if granted.grant.permit is not None:
+        cache.keep_permit(verified.manifest.digest, permit.environment, granted.grant.permit.encode())
+    return replace(loadable, grant=granted.grant.id, entry=granted.entry, permit=granted.permit)
 
 
 def describe(
-    permit: Permit, command: Sequence[str], *, runtime: runtimes.Runtime | None, heartbeat_seconds: int | None
+    loadable: Loadable, command: Sequence[str], *, runtime: runtimes.Runtime | None, heartbeat_seconds: int | None
 ) -> dict[str, Any]:
     """What is reported of a load. The process id is this process's, which `exec` keeps."""
     # Arguments may hold secrets (API keys of the runtime): only the program is recorded.
     program = shlex.quote(Path(command[0]).name)[:200]
-    manifest = permit.verified.manifest
+    manifest = loadable.verified.manifest
     return {
         "load": str(uuid.uuid4()),
         "command": program.encode("ascii", "replace").decode(),
@@ -179,15 +220,15 @@ def describe(
     }
 
 
-def load_of(permit: Permit, report: dict[str, Any]) -> Queued:
+def load_of(loadable: Loadable, report: dict[str, Any]) -> Queued:
     """The report of a load, as it is sent now or later."""
-    verified = permit.verified
+    verified, artifact = loadable.verified, str(loadable.verified.manifest.digest)
     return Queued(
-        "loaded", permit.grant, verified.repository, str(verified.manifest.digest), permit.host, permit.purpose, report
+        "loaded", loadable.grant, verified.repository, artifact, loadable.host, loadable.purpose, report
     )
 
 
-def record(permit: Permit, policy: TrustPolicy, machine: Machine, told: Queued) -> int | None:
+def record(loadable: Loadable, policy: TrustPolicy, machine: Machine, told: Queued) -> int | None:
     """Have the load recorded before it happens; returns its event, or None where it waits on disk for the registry.
 
     Raises:
@@ -196,11 +237,11 @@ def record(permit: Permit, policy: TrustPolicy, machine: Machine, told: Queued) 
         RecordUnavailable: neither the registry nor this machine's queue can take it.
     """
     allowed = policy.log is not None and bool(policy.log.max_offline)
-    if permit.api is None:
+    if loadable.api is None:
         reports.queue(machine.outbox, told, machine.host_key)
         return None
     return reports.send_or_queue(
-        permit.api, policy, told, state_dir=machine.state_dir, outbox=machine.outbox if allowed else None
+        loadable.api, policy, told, state_dir=machine.state_dir, outbox=machine.outbox if allowed else None
     )
 
 
@@ -212,12 +253,20 @@ def boot_id() -> str:
         return ""
 
 
-def _kept_permit(
-    cache: Cache, policy: TrustPolicy, reference: Reference, machine: Machine, now: datetime, why: Unreachable
-) -> Permit:
+def _kept(
+    cache: Cache,
+    policy: TrustPolicy,
+    reference: Reference,
+    machine: Machine,
+    now: datetime,
+    why: Unreachable,
+    serve_in: str | None,
+) -> Loadable:
     kept = offline.find(cache, policy, reference, host=machine.host, state_dir=machine.state_dir, now=now, why=why)
     members, detail = kept.entry.members, kept.entry.members.get("detail")
     grant = str(detail.get("grant")) if isinstance(detail, dict) else ""
-    return Permit(
-        kept.verified, grant, machine.host, str(members.get("purpose")), kept.entry, None, f"{why.title}: {why.detail}"
-    )
+    permit = None
+    if serve_in is not None:
+        permit = offline.permit(cache, policy, kept.verified, serve_in, machine.host, now, why)
+    purpose, told = str(members.get("purpose")), f"{why.title}: {why.detail}"
+    return Loadable(kept.verified, grant, machine.host, purpose, kept.entry, None, told, permit)

@@ -32,6 +32,7 @@ from modelreg.digests import Digest
 from modelreg.durable import replace_file
 from modelreg.errors import Invalid, Misconfigured, NotFound
 from modelreg.key_uris import KeySource, KmsUri, Pkcs11Uri
+from modelreg.permits import Permit
 from modelreg.progress import Bars
 from modelreg.references import parse_reference, parse_tag
 from modelreg.settings import Settings
@@ -51,13 +52,13 @@ def run_push(options: argparse.Namespace) -> int:
     tags.pop(None, None)
     api = connect(settings)
     # A Sigstore stamps for itself.
-    stamp = None if options.no_timestamp or options.sign == "keyless" else _stamp(settings, api, output)
+    stamp = None if options.no_timestamp or options.sign == "keyless" else stamp_of(settings, api, output)
     with Bars(quiet=output.quiet or output.as_json) as bars:
         pushed = push.push(
             api,
             options.path,
             reference,
-            _signer(settings, options.sign),
+            signer_of(settings, options.sign),
             tags=[parse_tag(tag) for tag in tags if tag],
             connections_at_once=settings.connections,
             meter=bars.meter,
@@ -102,6 +103,7 @@ def run_pull(options: argparse.Namespace) -> int:
             meter=bars.meter,
             state_dir=machine.state_dir,
             outbox=machine.outbox,
+            environment=options.environment,
         )
         folder = pulled.folder
         if options.output is not None:
@@ -110,7 +112,7 @@ def run_pull(options: argparse.Namespace) -> int:
     if options.receipt is not None:
         replace_file(options.receipt.absolute(), pulled.grant.receipt.encode())
     _deliver(api, policy, machine, output)
-    manifest = pulled.verified.manifest
+    manifest, permit = pulled.verified.manifest, pulled.permit
     output.result(
         {
             "repository": pulled.verified.repository,
@@ -122,11 +124,13 @@ def run_pull(options: argparse.Namespace) -> int:
             "receipt": "recorded" if pulled.entry is None else "verified",
             "size_bytes": manifest.total_bytes,
             "transferred_bytes": pulled.transferred_bytes,
+            **({"environment": options.environment, "permit_until": permit.expires_at} if permit else {}),
         },
         f"verified {pulled.verified.repository}@{manifest.digest}",
         f"  signed by {pulled.verified.signer.identity} ({pulled.verified.signer.authority}), {len(manifest.files)} files, "
         f"{size_text(manifest.total_bytes)}, received {size_text(pulled.transferred_bytes)}",
         f"  {receipt_line(pulled.entry, pulled.grant.event)}",
+        *([f"  {permit_line(permit)}"] if permit else []),
         str(folder),
     )
     return 0
@@ -153,9 +157,10 @@ def run_launch(options: argparse.Namespace) -> int:
             environment=os.environ,
             heartbeat_seconds=options.heartbeat,
             ask=not options.offline,
+            serve_in=options.environment,
         )
-    if prepared.permit.api is not None and prepared.event is not None:
-        _deliver(prepared.permit.api, policy, machine, output)
+    if prepared.loadable.api is not None and prepared.event is not None:
+        _deliver(prepared.loadable.api, policy, machine, output)
     _tell_launch(prepared, output)
     if options.heartbeat is not None:
         _watch(prepared, settings, options.heartbeat, output)
@@ -166,6 +171,11 @@ def run_launch(options: argparse.Namespace) -> int:
         os.execvpe(prepared.arguments[0], prepared.arguments, prepared.environment)  # noqa: S606  # no shell wanted
     except OSError as error:
         raise NotFound(f"{prepared.arguments[0]} cannot be started: {error.strerror}") from None
+
+
+def permit_line(permit: Permit) -> str:
+    """What a verified permit allows."""
+    return f"permit: verified, for {permit.environment} until {permit.expires_at:%Y-%m-%d %H:%M:%S}Z"
 
 
 def _deliver(api: Api, policy: TrustPolicy, machine: reports.Machine, output: Output) -> None:
@@ -182,19 +192,21 @@ def _deliver(api: Api, policy: TrustPolicy, machine: reports.Machine, output: Ou
 
 
 def _tell_launch(prepared: launch.Prepared, output: Output) -> None:
-    permit = prepared.permit
-    verified = permit.verified
-    if permit.why is not None:
-        assert permit.entry is not None
+    loadable = prepared.loadable
+    verified = loadable.verified
+    if loadable.why is not None:
+        assert loadable.entry is not None
         output.note(
-            f"note: without the registry, by the receipt of {permit.entry.time:%Y-%m-%d %H:%M}Z "
-            f"(event {permit.entry.index}): {permit.why}"
+            f"note: without the registry, by the receipt of {loadable.entry.time:%Y-%m-%d %H:%M}Z "
+            f"(event {loadable.entry.index}): {loadable.why}"
         )
     recorded = f"load recorded as event {prepared.event}"
     if prepared.event is None:
         recorded = "load queued on this machine; the registry hears of it when it answers again"
     output.note(f"verified {verified.repository}@{verified.manifest.digest}, {recorded}")
-    output.note(receipt_line(permit.entry, None))
+    output.note(receipt_line(loadable.entry, None))
+    if loadable.permit is not None:
+        output.note(permit_line(loadable.permit))
 
 
 def _watch(prepared: launch.Prepared, settings: Settings, heartbeat_seconds: int, output: Output) -> None:
@@ -226,7 +238,7 @@ def _parents(api: Api, options: argparse.Namespace) -> list[wire.Parent]:
     return found
 
 
-def _stamp(settings: Settings, api: Api, output: Output) -> Callable[[bytes], bytes | None] | None:
+def stamp_of(settings: Settings, api: Api, output: Output) -> Callable[[bytes], bytes | None] | None:
     """How this push gets its time stamp; None where nobody on this machine could verify one."""
     authorities = {}
     if pinned.takes_pinned(settings) or settings.trust_policy.exists():
@@ -252,7 +264,12 @@ def _stamp(settings: Settings, api: Api, output: Output) -> Callable[[bytes], by
     return stamp
 
 
-def _signer(settings: Settings, method: str | None) -> signing.Signer:
+def signer_of(settings: Settings, method: str | None) -> signing.Signer:
+    """What signs, by the settings and the method that was asked for.
+
+    Raises:
+        Misconfigured: there is no key or no certificate.
+    """
     if method == "keyless":
         return keyless.load_keyless(settings.sigstore_config, settings.sigstore_token_file, os.environ)
     if settings.key is None:
