@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modelreg import __version__, operating
+from modelreg import __version__, operating, promotion_arguments
 from modelreg.errors import Misconfigured, ModelregError
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ def parser() -> argparse.ArgumentParser:
     _witness(commands, common)
     _recall(commands, common)
     _asking(commands, common)
+    promotion_arguments.add(commands, common)
     operating.add(commands, common)
     return top
 
@@ -134,6 +135,7 @@ def _weights(commands: "Commands", common: argparse.ArgumentParser) -> None:
     pull.add_argument("reference", metavar="REF", help="namespace/name[:tag][@sha256:…]")
     pull.add_argument("--output", "-o", type=Path, metavar="DIR", help="copy it here; else it stays in the local store")
     pull.add_argument("--receipt", type=Path, metavar="FILE", help="write the receipt of the grant here as well")
+    pull.add_argument("--env", dest="environment", metavar="ENV", help="where it shall serve: it must be promoted there")
     pull.set_defaults(run="weights:run_pull")
 
     verify = commands.add_parser(
@@ -149,6 +151,12 @@ def _weights(commands: "Commands", common: argparse.ArgumentParser) -> None:
     launch.add_argument("reference", metavar="REF", help="namespace/name[:tag][@sha256:…]")
     launch.add_argument(
         "--offline", action="store_true", help="do not ask the registry; as far as the trust policy allows"
+    )
+    launch.add_argument(
+        "--env",
+        dest="environment",
+        metavar="ENV",
+        help="where it serves: only with the registry's permit; offline until that ends",
     )
     beats = launch.add_mutually_exclusive_group()
     beats.add_argument(

@@ -191,13 +191,12 @@ def standing(
         return error  # nothing can be decided now, which withdraws nothing
     if judged.decision.allowed:
         return live[0].statement
-    rules = failing(judged.decision)
-    reasons = "; ".join(f"{one.rule}: {one.reason}" for one in judged.decision.outcomes if one.rule in rules)
+    reasons = "; ".join(f"{one.rule}: {one.reason}" for one in promotion_rules.blocking(judged.decision))
     return NoLonger(
         f"{repository}@{artifact} may not serve in {environment} any more: {reasons}"[:2000],
         judged,
         environment=environment,
-        rules=rules,
+        rules=failing(judged.decision),
     )
 
 
@@ -255,7 +254,7 @@ def live_of(session: Session, repository: str, artifact: str, environment: str) 
 
 def failing(decision: Decision) -> list[str]:
     """The rules that keep a decision from being a yes."""
-    return [one.rule for one in decision.outcomes if one.status in {"fail", "missing"}]
+    return [one.rule for one in promotion_rules.blocking(decision)]
 
 
 def listed(

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import func
 from sqlmodel import Session, col, select
 
-from modelreg import approvals, attestations, bundles, manifests, promotion_facts, verification
+from modelreg import approvals, attestations, bundles, manifests, verification
 from modelreg.attestations import Kind, VerifiedAttestation
 from modelreg.digests import Digest
 from modelreg.errors import ModelregError, NotFound, SignatureInvalid
@@ -19,6 +19,7 @@ from modelreg.promotion_facts import (
     ApprovalFact,
     Facts,
     FindingFact,
+    FormatFact,
     LicenceFact,
     ScanFact,
     SignatureFact,
@@ -229,7 +230,7 @@ def _scan(verified: VerifiedAttestation) -> ScanFact:
     )
 
 
-def _formats(untrusted: Any) -> tuple[promotion_facts.FormatFact, ...] | None:
+def _formats(untrusted: Any) -> tuple[FormatFact, ...] | None:
     if not isinstance(untrusted, dict) or not all(isinstance(one, str) for one in untrusted.values()):
         return None
     by_format: dict[str, list[str]] = {}
@@ -238,7 +239,7 @@ def _formats(untrusted: Any) -> tuple[promotion_facts.FormatFact, ...] | None:
     if len(by_format) > MAX_FORMATS:
         return None
     return tuple(
-        promotion_facts.FormatFact(format=name, files=len(paths), path=paths[0])
+        FormatFact(format=name, files=len(paths), path=paths[0])
         for name, paths in sorted(by_format.items())
     )
 
@@ -255,7 +256,7 @@ def _approvals(
             approval = approvals.read_approval(verified.attestation.predicate, verified.attestation.subjects[0])
         except ModelregError:
             continue
-        if approval.environment == environment:
+        if approval.environment == environment and approval.by == row.added_by:
             statements.use(verified)
             found.append(
                 ApprovalFact(
@@ -292,6 +293,8 @@ def _waiver(statements: Statements, row: AttestationRow, environment: str) -> Wa
     else:
         identity = verified.signer.identity
         statements.use(verified)
+    if why is None and waiver.by != row.added_by:
+        why = f"it is signed as by {waiver.by}, and {row.added_by} sent it"
     if why is None and waiver.environment != environment:
         why = f"it is for {waiver.environment}"
     if why is None and now >= waiver.expires_at:

@@ -126,7 +126,7 @@ def ancestors_of(statements: Statements, lineage: Lineage) -> tuple[AncestorFact
                 depth=made.depth,
                 known=name in lineage.origins,
                 recalled=recalled.get(name),
-                **({"source": imports[-1][0].source} if imports else {}),
+                source=imports[-1][0].source if imports else None,
             )
         )
     return tuple(found)
@@ -258,7 +258,7 @@ def _datasets(statements: Statements, made: Mapping[str, Made]) -> tuple[Dataset
                     lawful_basis=None,
                     retention_until=None,
                     statement=None,
-                    **_at_depth(one.depth + 1),
+                    depth=one.depth + 1,
                 )
                 known = named.get(fact.digest)
                 if known is None or (known.grade != "attested" and attested):
@@ -273,10 +273,6 @@ def _datasets(statements: Statements, made: Mapping[str, Made]) -> tuple[Dataset
             named[row.about_digest], verified.attestation.predicate, str(verified.attestation.digest)
         )
     return tuple(sorted(named.values(), key=lambda fact: fact.digest))
-
-
-def _at_depth(depth: int) -> dict[str, Any]:
-    return {"depth": depth} if "depth" in DatasetFact.model_fields else {}
 
 
 def _with_statement(fact: DatasetFact, predicate: Mapping[str, Any], statement: str) -> DatasetFact:
