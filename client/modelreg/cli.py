@@ -135,7 +135,9 @@ def _weights(commands: "Commands", common: argparse.ArgumentParser) -> None:
     pull.add_argument("reference", metavar="REF", help="namespace/name[:tag][@sha256:…]")
     pull.add_argument("--output", "-o", type=Path, metavar="DIR", help="copy it here; else it stays in the local store")
     pull.add_argument("--receipt", type=Path, metavar="FILE", help="write the receipt of the grant here as well")
-    pull.add_argument("--env", dest="environment", metavar="ENV", help="where it shall serve: it must be promoted there")
+    pull.add_argument(
+        "--env", dest="environment", metavar="ENV", help="where it shall serve: it must be promoted there"
+    )
     pull.set_defaults(run="weights:run_pull")
 
     verify = commands.add_parser(

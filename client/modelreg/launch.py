@@ -167,9 +167,7 @@ def loadable_of(pulled: Pulled, api: Api, host: str) -> Loadable:
     return Loadable(pulled.verified, pulled.grant.id, host, "launch", pulled.entry, api, permit=pulled.permit)
 
 
-def still_permitted(
-    loadable: Loadable, cache: Cache, policy: TrustPolicy, machine: Machine, now: datetime
-) -> Loadable:
+def still_permitted(loadable: Loadable, cache: Cache, policy: TrustPolicy, machine: Machine, now: datetime) -> Loadable:
     """With a permit that is good now: the one it came with, or where that has ended meanwhile a new one.
 
     Raises:
@@ -223,9 +221,7 @@ def describe(
 def load_of(loadable: Loadable, report: dict[str, Any]) -> Queued:
     """The report of a load, as it is sent now or later."""
     verified, artifact = loadable.verified, str(loadable.verified.manifest.digest)
-    return Queued(
-        "loaded", loadable.grant, verified.repository, artifact, loadable.host, loadable.purpose, report
-    )
+    return Queued("loaded", loadable.grant, verified.repository, artifact, loadable.host, loadable.purpose, report)
 
 
 def record(loadable: Loadable, policy: TrustPolicy, machine: Machine, told: Queued) -> int | None:

@@ -139,9 +139,7 @@ class VerifiedModel:
         return sealed
 
 
-def open_verified(
-    reference: str, settings: Settings | None = None, *, environment: str | None = None
-) -> VerifiedModel:
+def open_verified(reference: str, settings: Settings | None = None, *, environment: str | None = None) -> VerifiedModel:
     """Pull an artifact if need be, verify signature and every byte, record the load, and open it.
 
     Args:

@@ -88,7 +88,8 @@ def permit(
     raw = cache.kept_permit(verified.manifest.digest, environment)
     if policy.log is None or raw is None:
         raise _without(
-            why, f"this machine holds no permit to serve {verified.repository}@{verified.manifest.digest} in {environment}"
+            why,
+            f"this machine holds no permit to serve {verified.repository}@{verified.manifest.digest} in {environment}",
         )
     return permits.verify(
         raw,

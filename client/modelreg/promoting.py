@@ -74,7 +74,13 @@ def ask(
 
 
 def approve(
-    api: Api, repository: str, artifact: Digest, environment: str, signer: signing.Signer, stamp: Stamp | None, at: datetime
+    api: Api,
+    repository: str,
+    artifact: Digest,
+    environment: str,
+    signer: signing.Signer,
+    stamp: Stamp | None,
+    at: datetime,
 ) -> wire_attestations.AttestationInfo:
     """Sign a yes as whoever this connection is, and have it recorded.
 

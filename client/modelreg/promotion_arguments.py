@@ -23,11 +23,15 @@ def add(commands: "Commands", common: argparse.ArgumentParser) -> None:
     approve.set_defaults(run="promoting:run_approve")
 
     waive = commands.add_parser(
-        "waive", parents=[common, what, _signing()], help="sign an exception from one rule, for this artifact, for a time"
+        "waive",
+        parents=[common, what, _signing()],
+        help="sign an exception from one rule, for this artifact, for a time",
     )
     waive.add_argument("rule", metavar="RULE", help="as `promote --explain` names it")
     waive.add_argument("--reason", required=True, help="a line for whoever reads the decision")
-    waive.add_argument("--days", type=int, required=True, metavar="N", help="how long; the promotion policy has a limit")
+    waive.add_argument(
+        "--days", type=int, required=True, metavar="N", help="how long; the promotion policy has a limit"
+    )
     waive.set_defaults(run="promoting:run_waive")
 
     demote = commands.add_parser("demote", parents=[common, what], help="withdraw what lets it serve there")

@@ -53,10 +53,7 @@ def payload_of(facts: Facts, decision: Decision, *, origin: str, version: str, s
     inputs = [
         {"name": "facts", "uri": FACTS, **_digest(facts.digest)},
         {"name": "decision", "uri": DECISION, **_digest(sha256_of(decision.raw))},
-        *(
-            {"uri": f"{STATEMENT}:{one}", **_digest(Digest.parse(one))}
-            for one in sorted(set(statements))
-        ),
+        *({"uri": f"{STATEMENT}:{one}", **_digest(Digest.parse(one))} for one in sorted(set(statements))),
     ]
     level = f"MODELREG_PROMOTED_TO_{decision.environment.upper().replace('-', '_')}"
     predicate = {

@@ -1,4 +1,4 @@
-"""`modelreg-server init | migrate | serve | sweep | log | decisions`. Settings come from `MODELREG_*`; a flag goes before them."""
+"""`modelreg-server init | migrate | serve | sweep | log | decisions`. Settings are `MODELREG_*`; a flag goes before them."""
 
 import argparse
 import gc

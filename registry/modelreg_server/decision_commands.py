@@ -27,7 +27,9 @@ def add(
     )
     replay.set_defaults(run=lambda options: _replay(options, settings_of(options)))
     export = nested.add_parser(
-        "export", parents=[common], help="write stored facts, one file a decision, for `modelreg policy diff --cases DIR`"
+        "export",
+        parents=[common],
+        help="write stored facts, one file a decision, for `modelreg policy diff --cases DIR`",
     )
     export.add_argument("directory", type=Path, metavar="DIR")
     export.set_defaults(run=lambda options: _export(options, settings_of(options)))
@@ -45,7 +47,9 @@ def _replay(options: argparse.Namespace, settings: Settings) -> int:
         for row, raw_policy in promotion.stored(session, options.limit):
             found = promotion.difference(row, raw_policy) or promotion.verdict_difference(row, trusted)
             if found is not None:
-                print(f"DIFFERS: decision {row.id} (event {row.event_index}), {row.repository}@{row.artifact_digest} in")
+                print(
+                    f"DIFFERS: decision {row.id} (event {row.event_index}), {row.repository}@{row.artifact_digest} in"
+                )
                 print(f"{row.environment}: {found}")
                 print(f"{count} decisions before it are the same")
                 return FINDINGS

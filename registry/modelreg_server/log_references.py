@@ -217,11 +217,17 @@ def _promotions(session: Session) -> Iterator[tuple[int, str]]:
         members = _members(found.entry)
         said = members.get("type"), members.get("detail", {}).get("verdict")
         if not found.same or said[0] not in _DECIDED[found.allowed] or said[1] != found.statement:
-            yield found.event_index, f"the decision {found.id} rests on event {found.event_index}, which does not say so"
+            yield (
+                found.event_index,
+                f"the decision {found.id} rests on event {found.event_index}, which does not say so",
+            )
         elif found.withdrawn_at is not None and found.type != _WITHDRAWN:
             yield found.event_index, f"the promotion {found.id} was withdrawn, and no event says so"
         elif found.allowed and found.withdrawn_at is None and found.statement in withdrawn:
-            yield withdrawn[found.statement], f"the promotion {found.id} holds, and event {withdrawn[found.statement]} ends it"
+            yield (
+                withdrawn[found.statement],
+                f"the promotion {found.id} holds, and event {withdrawn[found.statement]} ends it",
+            )
 
 
 def _withdrawn_verdicts(session: Session) -> dict[str, int]:

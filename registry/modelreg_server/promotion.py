@@ -28,7 +28,7 @@ from modelreg_server.attestations import require_held
 from modelreg_server.callers import Caller, current, require
 from modelreg_server.custody import Actor, Event, EventType
 from modelreg_server.custody_tree import LogSigner
-from modelreg_server.database import Database, insert_if_absent
+from modelreg_server.database import Database
 from modelreg_server.identity import Verb
 from modelreg_server.promotion_gathering import gather
 from modelreg_server.promotion_statements import believing
@@ -170,9 +170,7 @@ def demote(
     return live
 
 
-def standing(
-    session: Session, serving: Serving, repository: str, artifact: str, now: datetime
-) -> str | ModelregError:
+def standing(session: Session, serving: Serving, repository: str, artifact: str, now: datetime) -> str | ModelregError:
     """The verdict by which an artifact may serve, if it would still be promoted now; else the refusal.
 
     For a grant that is recorded, as `judge`: before the log's lock is held, and again under it if need be.
@@ -231,13 +229,19 @@ def permit(
 def note_policy(session: Session, deciding: Deciding, now: datetime) -> None:
     """Keep the policy's bytes, and append `policy.changed` if another one decided last; with the log's lock held."""
     digest = str(deciding.policy.digest)
-    text = PromotionPolicyText(digest=digest, content=deciding.raw_policy, first_used_at=now)
-    insert_if_absent(session, [text])
-    last = custody.events(session, types=[EventType.POLICY_CHANGED.value], newest=True, limit=1)
-    before = last[0].detail.get("policy") if last else None
-    if before != digest:
-        detail = {"policy": digest, "before": before, "version": deciding.policy.version}
-        custody.append(session, _ITSELF, Event(EventType.POLICY_CHANGED, detail=detail), now)
+    newest = select(PromotionPolicyText.digest).order_by(col(PromotionPolicyText.event_index).desc()).limit(1)
+    before = session.exec(newest).one_or_none()
+    if before == digest:
+        return
+    detail = {"policy": digest, "before": before, "version": deciding.policy.version}
+    index = custody.append(session, _ITSELF, Event(EventType.POLICY_CHANGED, detail=detail), now)
+    # At once, not with the rest: others of the same transaction ask who decided last.
+    row = session.get(PromotionPolicyText, digest) or PromotionPolicyText(
+        digest=digest, content=deciding.raw_policy, first_used_at=now, event_index=index
+    )
+    row.event_index = index
+    session.add(row)
+    session.flush()
 
 
 def live_of(session: Session, repository: str, artifact: str, environment: str) -> list[PromotionDecision]:

@@ -238,15 +238,10 @@ def _formats(untrusted: Any) -> tuple[FormatFact, ...] | None:
         by_format.setdefault(untrusted[path], []).append(path)
     if len(by_format) > MAX_FORMATS:
         return None
-    return tuple(
-        FormatFact(format=name, files=len(paths), path=paths[0])
-        for name, paths in sorted(by_format.items())
-    )
+    return tuple(FormatFact(format=name, files=len(paths), path=paths[0]) for name, paths in sorted(by_format.items()))
 
 
-def _approvals(
-    statements: Statements, repository: str, artifact: str, environment: str
-) -> tuple[ApprovalFact, ...]:
+def _approvals(statements: Statements, repository: str, artifact: str, environment: str) -> tuple[ApprovalFact, ...]:
     """Every approval that holds, oldest first; who may count as an approver the policy says."""
     found = []
     rows = statements.all_of(Kind.APPROVAL, [artifact], repository)

@@ -342,7 +342,7 @@ def _lowered(statements: Statements, lineage: Lineage) -> dict[str, tuple[Classi
 
 def _class_in(predicate: Mapping[str, Any]) -> Classification | None:
     try:
-        return Classification(predicate.get("classification"))
+        return Classification(str(predicate.get("classification")))
     except ValueError:
         return None
 

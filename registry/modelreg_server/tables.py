@@ -447,7 +447,10 @@ class RecallConfirmation(SQLModel, table=True):
 
 
 class PromotionPolicyText(SQLModel, table=True):
-    """A promotion policy that decided something, by the SHA-256 of its bytes; never changed, or nothing could be replayed."""
+    """A promotion policy that decided something, by the SHA-256 of its bytes; never changed, or nothing could be replayed.
+
+    `event_index` is the newest `policy.changed` that names it: the row with the highest one decided last.
+    """
 
     __tablename__ = "promotion_policy"
     __table_args__ = (artifact_check("digest"),)
@@ -455,6 +458,7 @@ class PromotionPolicyText(SQLModel, table=True):
     digest: str = Field(primary_key=True, max_length=71)
     content: bytes = Field(sa_type=LargeBinary)
     first_used_at: datetime = Field(sa_type=UtcDateTime)
+    event_index: int = Field(sa_type=BigInteger)
 
 
 class PromotionDecision(SQLModel, table=True):

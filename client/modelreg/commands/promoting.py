@@ -88,7 +88,10 @@ def run_demote(options: argparse.Namespace) -> int:
     output.result(
         {"schema": SCHEMA, "withdrawn": [info.model_dump(mode="json") for info in found]},
         done or f"{what} was not promoted to {options.environment}; nothing was changed",
-        *(["  permits that are out live until they end; to stop what runs, recall it (`modelreg quarantine`)"] * bool(found)),
+        *(
+            ["  permits that are out live until they end; to stop what runs, recall it (`modelreg quarantine`)"]
+            * bool(found)
+        ),
     )
     return 0
 

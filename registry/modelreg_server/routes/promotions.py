@@ -68,9 +68,7 @@ def listed(
 
 
 @router.get("/v1/promotions/{decision}", summary="A decision, with the facts and the signed verdict")
-def one(
-    decision: Annotated[int, Path(ge=1, lt=2**31)], caller: Anyone, session: ReadSession
-) -> models.PromotionAnswer:
+def one(decision: Annotated[int, Path(ge=1, lt=2**31)], caller: Anyone, session: ReadSession) -> models.PromotionAnswer:
     """For whoever may promote, approve or audit in its repository."""
     return answer_of(promotion.one(session, caller, decision))
 

@@ -15,6 +15,7 @@ def upgrade() -> None:
         sa.Column("digest", sa.String(length=71), nullable=False),
         sa.Column("content", sa.LargeBinary(), nullable=False),
         sa.Column("first_used_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("event_index", sa.BigInteger(), nullable=False),
         sa.CheckConstraint(
             "length(digest) = 71 AND digest LIKE 'sha256:%'", name=op.f("ck_promotion_policy_digest_digest")
         ),
