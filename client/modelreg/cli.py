@@ -176,7 +176,7 @@ def _weights(commands: "Commands", common: argparse.ArgumentParser) -> None:
         help="leave no process behind that says so",
     )
     launch.add_argument("command", nargs=argparse.REMAINDER, metavar="-- CMD …", help="{model} becomes the folder")
-    launch.set_defaults(run="weights:run_launch")
+    launch.set_defaults(run="weights:run_launch", parser=launch)
 
 
 def _seconds(text: str) -> int:

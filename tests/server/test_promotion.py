@@ -192,7 +192,9 @@ def test_approving_takes_the_verb_and_a_trusted_signer(world):
             "demo/m", chat, wire_attestations.AttestationRequest(bundle=bundle)
         )
     path = world.registry.trust.policy_path
-    path.write_text(path.read_text().replace('identities = ["email:*@demo.example"]', 'identities = ["email:cy@demo.example"]'))
+    path.write_text(
+        path.read_text().replace('identities = ["email:*@demo.example"]', 'identities = ["email:cy@demo.example"]')
+    )
     with pytest.raises(SignerNotAllowed):
         world.api("person:bo", "approve:demo/*").attest(
             "demo/m", chat, wire_attestations.AttestationRequest(bundle=bundle)
@@ -603,7 +605,9 @@ def test_a_stored_decision_that_was_changed_is_found(world):
     assert promotion.difference(row, raw_policy).startswith("approvals was pass")
     assert "facts shown" in promotion.verdict_difference(row, world.log)
     row.facts, row.decision = facts, decision.replace(b'"allowed":true', b'"allowed":false')
-    assert promotion.difference(row, raw_policy) == "the decision was refused with 12 rules, and is allowed with 12 rules"
+    assert (
+        promotion.difference(row, raw_policy) == "the decision was refused with 12 rules, and is allowed with 12 rules"
+    )
     row.decision = decision
     assert promotion.difference(row, raw_policy + b"\n").startswith("the policy's bytes")
 
@@ -624,7 +628,7 @@ def test_the_log_and_the_decisions_agree_and_a_row_that_was_brought_back_does_no
     assert index == world.events(chat, "promotion.withdrawn")[0].index
     assert f"event {index} ends it" in what
     with world.registry.parts.database.writing() as session, session.begin():
-        row = session.get(promotion.PromotionDecision, row.id if False else world.rows(chat)[0].id)
+        row = session.get(promotion.PromotionDecision, world.rows(chat)[0].id)
         row.withdrawn_at = kept
         session.add(row)
 

@@ -140,7 +140,9 @@ class World:
             stamp=None, at=self.clock(),
         )  # fmt: skip
 
-    def scan(self, artifact: Digest, *findings: dict[str, str], at: datetime | None = None, complete: bool = True) -> None:
+    def scan(
+        self, artifact: Digest, *findings: dict[str, str], at: datetime | None = None, complete: bool = True
+    ) -> None:
         """A scan that the registry itself signed."""
         now, signer = at or self.clock(), self.registry.parts.database.log_signer
         predicate = {

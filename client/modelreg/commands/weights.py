@@ -138,11 +138,9 @@ def run_pull(options: argparse.Namespace) -> int:
 
 def run_launch(options: argparse.Namespace) -> int:
     """`modelreg launch REF -- CMD … {model} …`; does not return when the command starts."""
+    command = _typed_command(options)
     settings, output = settings_of(options), output_of(options)
     policy, machine = pinned.policy_of(settings, output.note), reports.machine_of(settings)
-    command = options.command[1:] if options.command[:1] == ["--"] else options.command
-    if not command:
-        raise Invalid("say what to start: modelreg launch REF -- CMD … {model} …", field="command")
     with Bars(quiet=output.quiet or output.as_json) as bars:
         prepared = launch.prepare(
             lambda: connect(settings),
@@ -171,6 +169,19 @@ def run_launch(options: argparse.Namespace) -> int:
         os.execvpe(prepared.arguments[0], prepared.arguments, prepared.environment)  # noqa: S606  # no shell wanted
     except OSError as error:
         raise NotFound(f"{prepared.arguments[0]} cannot be started: {error.strerror}") from None
+
+
+def _typed_command(options: argparse.Namespace) -> list[str]:
+    """The words to start. Options may stand behind REF too, before `--`: argparse takes all that follows for the command."""
+    typed: list[str] = options.command
+    if typed[:1] != ["--"] and typed and typed[0].startswith("-"):
+        at = typed.index("--") if "--" in typed else len(typed)
+        options.parser.parse_args([*typed[:at], options.reference, *typed[at:]], namespace=options)
+        typed = options.command
+    command = typed[1:] if typed[:1] == ["--"] else typed
+    if not command:
+        raise Invalid("say what to start: modelreg launch REF -- CMD … {model} …", field="command")
+    return command
 
 
 def permit_line(permit: Permit) -> str:
