@@ -14,6 +14,7 @@ def add(commands: "Commands", common: argparse.ArgumentParser) -> None:
     _account(commands, common)
     _access(commands, common)
     _hosts(commands, common)
+    _policy(commands, common)
 
 
 def _trust(commands: "Commands", common: argparse.ArgumentParser) -> None:
@@ -243,3 +244,27 @@ def _hosts(commands: "Commands", common: argparse.ArgumentParser) -> None:
         command = host.add_parser(name, parents=[common], help=text)
         command.add_argument("name")
         command.set_defaults(run=f"hosts:run_{name}")
+
+
+def _policy(commands: "Commands", common: argparse.ArgumentParser) -> None:
+    policy = commands.add_parser("policy", help="promotion policies: what may serve where").add_subparsers(
+        required=True, metavar="check|test|diff|init"
+    )
+    check = policy.add_parser("check", parents=[common], help="read a policy, and say what it asks for")
+    check.add_argument("file", type=Path, metavar="FILE")
+    check.set_defaults(run="deciding:run_check")
+    test = policy.add_parser("test", parents=[common], help="hold it against cases; 40 where it answers otherwise")
+    test.add_argument("file", type=Path, metavar="FILE")
+    test.add_argument(
+        "cases", type=Path, nargs="+", metavar="CASES", help="files of cases or stored decisions, or folders"
+    )
+    test.set_defaults(run="deciding:run_test")
+    diff = policy.add_parser("diff", parents=[common], help="whom a change affects, by stored facts; 40 if anybody")
+    diff.add_argument("old", type=Path, metavar="OLD")
+    diff.add_argument("new", type=Path, metavar="NEW")
+    diff.add_argument("--cases", type=Path, action="append", required=True, metavar="DIR|FILE", help="facts, or cases")
+    diff.set_defaults(run="deciding:run_diff")
+    init = policy.add_parser("init", parents=[common], help="write one to begin with: staging and production")
+    init.add_argument("file", type=Path, nargs="?", default=Path("promotion.toml"), metavar="FILE")
+    init.add_argument("--cases", type=Path, metavar="DIR", help="and cases that it passes")
+    init.set_defaults(run="deciding:run_init")

@@ -112,7 +112,7 @@ def waived(entry: Entry, facts: Facts, found: Outcome) -> Outcome:
 
 def _waiver_refused(entry: Entry, facts: Facts, one: WaiverFact) -> str | None:
     if not one.valid:
-        return f"its statement does not hold ({shown(one.why or 'no reason given')})"
+        return f"it does not hold: {shown(one.why or 'nobody says why')}"
     if one.environment != facts.environment:
         return f"it is for {shown(one.environment)}"
     if one.expires_at <= facts.evaluated_at:

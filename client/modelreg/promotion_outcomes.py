@@ -7,12 +7,14 @@ is shortened and escaped before it stands in a reason.
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Literal, NamedTuple
+from unicodedata import ucd_3_2_0
 
 from modelreg.promotion_facts import Outcome
 
 MAX_REASON_CHARS = 2000
 MAX_SHOWN_CHARS = 160  # of one text from outside
 MAX_LISTED = 3
+_category = ucd_3_2_0.category
 
 
 class Problem(NamedTuple):
@@ -46,15 +48,13 @@ def outcome(rule: str, problems: Sequence[Problem], passed: str) -> Outcome:
 
 
 def bounded(text: str) -> str:
-    """The text, not longer than a reason may be."""
-    return text if len(text) <= MAX_REASON_CHARS else text[: MAX_REASON_CHARS - 1] + "…"
+    """The text as one printable line, not longer than a reason may be."""
+    return _cut(_printable(text[: MAX_REASON_CHARS + 1]), MAX_REASON_CHARS)
 
 
 def shown(untrusted_text: str) -> str:
     """A text from outside as it may stand in a line: printable and short."""
-    text = untrusted_text[: MAX_SHOWN_CHARS + 1]
-    text = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
-    return text if len(text) <= MAX_SHOWN_CHARS else text[: MAX_SHOWN_CHARS - 1] + "…"
+    return _cut(_printable(untrusted_text[: MAX_SHOWN_CHARS + 1]), MAX_SHOWN_CHARS)
 
 
 def listed(untrusted_texts: Iterable[str]) -> str:
@@ -66,9 +66,28 @@ def listed(untrusted_texts: Iterable[str]) -> str:
 
 def day(at: datetime) -> str:
     """A date: 2026-11-24."""
-    return f"{at:%Y-%m-%d}"
+    return at.date().isoformat()
 
 
 def minute(at: datetime) -> str:
     """A time: 2026-11-24 12:00Z."""
-    return f"{at:%Y-%m-%d %H:%M}Z"
+    return f"{at.replace(tzinfo=None).isoformat(' ', 'minutes')}Z"
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _printable(text: str) -> str:
+    """The text with everything escaped that is neither printable ASCII nor a letter or digit.
+
+    Of a Unicode that never changes again: what newer ones call printable depends on the Python that asks, and a decision has
+    the same bytes in ten years.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(char if _plain(char) else ascii(char)[1:-1] for char in text)
+
+
+def _plain(char: str) -> bool:
+    return " " <= char <= "~" or char == "…" or _category(char)[0] in "LN"

@@ -23,7 +23,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StringConstraints, ValidationError, model_validator
 
@@ -41,23 +41,6 @@ MAX_DAYS = 3660
 MAX_APPROVALS = 10
 
 # Every rule, in the order in which decisions list them. Words are for ever: stored decisions and waivers hold them.
-RULES = (
-    "integrity",
-    "recall",
-    "signature",
-    "source",
-    "format",
-    "scan",
-    "lineage",
-    "ancestors",
-    "datasets",
-    "classification",
-    "licence",
-    "approvals",
-)
-# What every client refuses whatever a policy says: nobody can switch these off or waive them.
-ALWAYS = frozenset({"integrity", "recall", "signature"})
-
 RuleName = Literal[
     "integrity",
     "recall",
@@ -72,6 +55,9 @@ RuleName = Literal[
     "licence",
     "approvals",
 ]
+RULES: tuple[RuleName, ...] = get_args(RuleName)
+# What every client refuses whatever a policy says: nobody can switch these off or waive them.
+ALWAYS: frozenset[str] = frozenset({"integrity", "recall", "signature"})
 ENVIRONMENT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}", re.ASCII)  # as in grants and access conditions
 RULES_VERSION = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)  # as the gate numbers its rules
 
