@@ -29,7 +29,7 @@ def add(
     export = nested.add_parser(
         "export",
         parents=[common],
-        help="write stored facts, one file a decision, for `modelreg policy diff --cases DIR`",
+        help="write stored decisions with their facts: cases for `modelreg policy test|diff`",
     )
     export.add_argument("directory", type=Path, metavar="DIR")
     export.set_defaults(run=lambda options: _export(options, settings_of(options)))
@@ -65,9 +65,10 @@ def _export(options: argparse.Namespace, settings: Settings) -> int:
     count = 0
     with opened.reading() as session:
         for row, _ in promotion.stored(session, options.limit):
-            replace_file(options.directory / f"{row.id:08}-{row.environment}.facts.json", row.facts)
+            case = b'{"decision":%s,"facts":%s}' % (row.decision, row.facts)
+            replace_file(options.directory / f"{row.id:08}-{row.environment}.json", case)
             count += 1
-    print(f"wrote the facts of {count} decisions to {options.directory}")
+    print(f"wrote {count} decisions with their facts to {options.directory}")
     return 0
 
 

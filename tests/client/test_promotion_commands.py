@@ -15,7 +15,7 @@ from modelreg.references import Reference
 from modelreg.reports import Machine
 from modelreg_server import cli as server_cli
 from modelreg_server.tables import PromotionDecision
-from support.promotions import promoting_registry
+from support.promotions import POLICY, promoting_registry
 from support.registry import QUIET, cli
 
 
@@ -58,7 +58,8 @@ def test_from_refused_to_granted_to_withdrawn_as_people_type_it(world, person):
     code, out, _ = person("op", "promote", named(chat), "production", "--explain")
     assert code == 22
     assert out.splitlines()[0].split() == ["RULE", "STATUS", "REASON", "FIX"]
-    assert "approvals" in out and "nobody approved it; 2 must" in out
+    assert "approvals" in out
+    assert "nobody approved it; 2 must" in out
     assert out.splitlines()[-1].startswith(f"refused {named(chat)} for production: approvals; event ")
     assert len(out.splitlines()) == 1 + 12 + 1
 
@@ -92,7 +93,9 @@ def test_from_refused_to_granted_to_withdrawn_as_people_type_it(world, person):
     assert code == 22
     assert "is not promoted to production" in err
     code, out, _ = person("op", "promotions", named(chat), "--all")
-    assert "withdrawn" in out and "refused" in out and "INC-7" in out
+    assert "withdrawn" in out
+    assert "refused" in out
+    assert "INC-7" in out
 
 
 def test_a_waiver_as_it_is_typed(world, person):
@@ -139,7 +142,8 @@ def test_without_a_pinned_log_nothing_is_promoted_and_nothing_launched_for_an_en
     for typed in (("promote", named(chat), "production"), ("pull", named(chat), "--env", "production")):
         code, out, err = person("op", *typed, MODELREG_TRUST_POLICY=unpinned)
         assert (code, out) == (1, "")
-        assert "pins no custody log" in err and "modelreg-server log key" in err
+        assert "pins no custody log" in err
+        assert "modelreg-server log key" in err
     assert len(world.rows(chat)) == size, "it was not even asked"
 
 
@@ -273,16 +277,27 @@ def test_a_policy_without_a_log_takes_no_permit(world, host, chat):
 # The operator's side.
 
 
+def test_exported_decisions_are_cases_for_the_policy_commands(world, chat, run, tmp_path, capsys):
+    data_dir = world.registry.parts.settings.data_dir
+    folder = tmp_path / "cases"
+    assert server_cli.main(["decisions", "export", str(folder), "--data-dir", str(data_dir), "--limit", "3"]) == 0
+    capsys.readouterr()
+    assert len(list(folder.iterdir())) == 3
+    code, out, err = run("policy", "test", world.policy_path, folder)
+    assert code == 0, (out, err)
+    tighter = tmp_path / "tighter.toml"
+    tighter.write_text(POLICY.replace("count = 2", "count = 3"))
+    code, out, _ = run("policy", "diff", world.policy_path, tighter, "--cases", folder)
+    assert code == 40
+    assert str(chat) in out
+    assert "approvals: pass -> fail" in out
+
+
 def test_replaying_says_whether_all_is_the_same_and_names_the_first_that_is_not(world, chat, capsys, monkeypatch):
     settings = world.registry.parts.settings
     monkeypatch.setenv("MODELREG_DATA_DIR", str(settings.data_dir))
     assert server_cli.main(["decisions", "replay"]) == 0
     assert "the same: " in capsys.readouterr().out
-
-    folder = settings.data_dir.parent / "facts"
-    assert server_cli.main(["decisions", "export", str(folder), "--limit", "1"]) == 0
-    (file,) = folder.iterdir()
-    assert file.read_bytes() == world.rows(chat)[0].facts
 
     with world.registry.parts.database.writing() as session, session.begin():
         number = world.rows(chat)[0].id

@@ -296,7 +296,9 @@ def of(scope):
 @pytest.mark.parametrize("route", of("anybody"))
 def test_routes_for_anybody_answer_every_role_alike(world, route):
     method, path = route.split()
-    path = path.format(name=f"{NO_BLOB}.trust.toml" if "targets" in path else "1.root.json", path="0/000.p/1", decision=1)
+    path = path.format(
+        name=f"{NO_BLOB}.trust.toml" if "targets" in path else "1.root.json", path="0/000.p/1", decision=1
+    )
     path += {"/v1/log/proof": "?index=0&size=1", "/v1/log/consistency": "?old=1&new=2"}.get(path, "")
     for role in ROLES:
         assert world.ask(role, method, path, None).status == TABLE[route].answer, role
