@@ -6,7 +6,7 @@ from pathlib import Path
 
 from modelreg.durable import make_folder, replace_file
 from modelreg.trust import LogTrust
-from modelreg_server import database, log_keys, promotion
+from modelreg_server import database, log_keys, promotion_replay
 from modelreg_server.migrations import require_current
 from modelreg_server.settings import Settings
 
@@ -44,8 +44,8 @@ def _replay(options: argparse.Namespace, settings: Settings) -> int:
     trusted = LogTrust(signer.origin, (log_keys.verifier_of(signer),))
     count = 0
     with opened.reading() as session:
-        for row, raw_policy in promotion.stored(session, options.limit):
-            found = promotion.difference(row, raw_policy) or promotion.verdict_difference(row, trusted)
+        for row, raw_policy in promotion_replay.stored(session, options.limit):
+            found = promotion_replay.difference(row, raw_policy) or promotion_replay.verdict_difference(row, trusted)
             if found is not None:
                 print(
                     f"DIFFERS: decision {row.id} (event {row.event_index}), {row.repository}@{row.artifact_digest} in"
@@ -64,7 +64,7 @@ def _export(options: argparse.Namespace, settings: Settings) -> int:
     make_folder(options.directory)
     count = 0
     with opened.reading() as session:
-        for row, _ in promotion.stored(session, options.limit):
+        for row, _ in promotion_replay.stored(session, options.limit):
             case = b'{"decision":%s,"facts":%s}' % (row.decision, row.facts)
             replace_file(options.directory / f"{row.id:08}-{row.environment}.json", case)
             count += 1

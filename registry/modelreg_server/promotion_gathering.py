@@ -28,7 +28,7 @@ from modelreg.promotion_facts import (
 )
 from modelreg.provenance import Import
 from modelreg.trust import MAX_CLOCK_SKEW
-from modelreg_server import promotion_lineage
+from modelreg_server import promotion_classes, promotion_lineage
 from modelreg_server.promotion_lineage import Lineage
 from modelreg_server.promotion_statements import Believing, Statements
 from modelreg_server.tables import Artifact, ArtifactFile, AttestationRow, Blob, Publication, Repository, Signature
@@ -37,6 +37,7 @@ MAX_SIGNATURES = 64
 MAX_FINDINGS = 200  # of one scan; those that block come first
 MAX_FORMATS = 200
 _MAX_TEXT = 500
+_CHECKED = {"unchanged": False, "drift": True, "gone": True}  # what a source check says
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def gather(session: Session, believing: Believing, repository: str, artifact: st
         ancestors=promotion_lineage.ancestors_of(statements, lineage),
         cycle=lineage.cycle,
         datasets=lineage.datasets,
-        classification=promotion_lineage.class_of(statements, lineage),
+        classification=promotion_classes.class_of(statements, lineage),
         licence=_licence(lineage),
         approvals=_approvals(statements, repository, artifact, environment),
         waivers=_waivers(statements, repository, artifact, environment),
@@ -171,8 +172,9 @@ def _matched(made: Import, raw_manifest: bytes) -> bool | None:
 
 def _drift(statements: Statements, artifact: str, repository: str) -> bool | None:
     for _, verified in statements.believed(statements.newest_of(Kind.SOURCE_CHECK, artifact, repository)):
-        drift = verified.attestation.predicate.get("drift")
-        return drift if isinstance(drift, bool) else None
+        result = verified.attestation.predicate.get("result")
+        if result in _CHECKED:  # one that did not reach the source says nothing
+            return _CHECKED[result]
     return None
 
 

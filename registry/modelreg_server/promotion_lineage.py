@@ -5,7 +5,7 @@ one that is asked about, for ancestors the one that published them first. Everyt
 ancestors, so whoever may publish somewhere else makes nothing look better than it is.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -19,7 +19,7 @@ from modelreg.attestations import Kind
 from modelreg.classification import Classification, highest
 from modelreg.digests import Digest
 from modelreg.errors import ModelregError, PolicyRefused
-from modelreg.promotion_facts import AncestorFact, ClassFact, DatasetFact, Grade, Recalled
+from modelreg.promotion_facts import AncestorFact, DatasetFact, Grade, Recalled
 from modelreg_server.promotion_statements import Statements
 from modelreg_server.tables import Derivation, Publication, Recall, Repository
 
@@ -132,26 +132,6 @@ def ancestors_of(statements: Statements, lineage: Lineage) -> tuple[AncestorFact
     return tuple(found)
 
 
-def class_of(statements: Statements, lineage: Lineage) -> ClassFact | None:
-    """How sensitive the artifact is; None where that of something it was made of is not known, or nobody said anything."""
-    if lineage.cycle:
-        return None
-    lowered = _lowered(statements, lineage)
-    classes = {fact.digest: fact.classification for fact in lineage.datasets}
-    found: dict[str, _Class] = {}
-    for name in lineage.order:
-        found[name] = _class(lineage, lineage.made[name], found, lowered.get(name), classes)
-    own = found[lineage.artifact]
-    if own.effective is None or not own.complete:
-        return None
-    return ClassFact(
-        declared=highest(_declared(lineage.made[lineage.artifact])),
-        inherited=own.inherited,
-        effective=own.effective,
-        lowered_by=lowered[lineage.artifact][1] if lineage.artifact in lowered else None,
-    )
-
-
 def recalls_of(statements: Statements, artifacts: Iterable[str]) -> dict[str, Recalled]:
     """Which of these are recalled, by the registry or by its trust policy."""
     found: dict[str, Recalled] = {}
@@ -246,7 +226,7 @@ def _datasets(statements: Statements, made: Mapping[str, Made]) -> tuple[Dataset
     named: dict[str, DatasetFact] = {}
     for one in made.values():
         for said in one.said:
-            for item in _datasets_in(said):
+            for item in datasets_in(said):
                 attested = said in one.attested and one.grade == "attested"
                 fact = DatasetFact(
                     digest=str(item.digest),
@@ -265,84 +245,54 @@ def _datasets(statements: Statements, made: Mapping[str, Made]) -> tuple[Dataset
                     named[fact.digest] = fact
     if len(named) > MAX_DATASETS:
         raise PolicyRefused(f"more than {MAX_DATASETS} datasets went into it; what is beyond nobody has looked at")
-    rows = statements.all_of(Kind.DATASET, named)
-    for row in rows:
-        named[row.about_digest] = named[row.about_digest].model_copy(update={"registered": True})
-    for row, verified in statements.believed(rows):
-        named[row.about_digest] = _with_statement(
-            named[row.about_digest], verified.attestation.predicate, str(verified.attestation.digest)
-        )
+    for name, digest, predicate, statement in _dataset_statements(statements, named):
+        named[digest] = _with_statement(named[digest], name, predicate, statement)
     return tuple(sorted(named.values(), key=lambda fact: fact.digest))
 
 
-def _with_statement(fact: DatasetFact, predicate: Mapping[str, Any], statement: str) -> DatasetFact:
-    """The first statement speaks; later ones can only make it more sensitive, or end its retention sooner."""
-    classes = [one for one in (fact.classification, _class_in(predicate)) if one is not None]
-    ends = [at for at in (fact.retention_until, _end_in(predicate)) if at is not None]
-    first = fact.statement is None
+def _dataset_statements(
+    statements: Statements, digests: Iterable[str]
+) -> Iterator[tuple[str, str, Mapping[str, Any], str | None]]:
+    """Statements about datasets, oldest first: name, digest, predicate, and the statement's digest if it holds now."""
+    for row in statements.all_of(Kind.DATASET, digests):
+        try:
+            verified = statements.verify(row)
+        except ModelregError:
+            yield row.repository, row.about_digest, {}, None
+            continue
+        statements.use(verified)
+        said = verified.attestation
+        yield row.repository, row.about_digest, said.predicate, str(said.digest)
+
+
+def _with_statement(fact: DatasetFact, name: str, predicate: Mapping[str, Any], statement: str | None) -> DatasetFact:
+    """The newest statement under the name that provenance used speaks; others can only make it more sensitive."""
+    fact = fact.model_copy(update={"registered": True})
+    if statement is None:
+        return fact
+    classes = [one for one in (fact.classification, class_in(predicate, "classification")) if one is not None]
+    fact = fact.model_copy(update={"classification": highest(classes)})
+    if fact.name != name:
+        return fact
     return fact.model_copy(
         update={
-            "owner": _text(predicate.get("owner")) if first else fact.owner,
-            "lawful_basis": _text(predicate.get("lawful_basis")) if first else fact.lawful_basis,
-            "classification": highest(classes),
-            "retention_until": min(ends, default=None),
-            "statement": statement if first else fact.statement,
+            "owner": _text(predicate.get("owner")),
+            "lawful_basis": _text(predicate.get("lawful_basis")),
+            "retention_until": _end_in(predicate),
+            "statement": statement,
         }
     )
 
 
-def _declared(made: Made) -> list[Classification]:
-    return [said.classification for said in made.said if said.classification is not None]
-
-
-@dataclass(frozen=True)
-class _Class:
-    """What is known of one artifact: of what it was made of, in the end, and whether of all of it."""
-
-    inherited: Classification | None
-    effective: Classification | None
-    complete: bool
-
-
-def _class(
-    lineage: Lineage,
-    made: Made,
-    above: Mapping[str, _Class],
-    lowered: tuple[Classification, str] | None,
-    classes: Mapping[str, Classification | None],
-) -> _Class:
-    """`above` holds the artifacts that it was made of; `classes` those of the datasets."""
-    parents = [above[parent] for parent in made.parents if parent in lineage.made]
-    data = [classes[str(item.digest)] for said in made.said for item in _datasets_in(said)]
-    known = [one for one in (*(parent.effective for parent in parents), *data) if one is not None]
-    inherited = highest(known)
-    complete = all(parent.complete for parent in parents) and None not in data
-    if lowered is not None:
-        return _Class(inherited, lowered[0], complete=True)
-    effective = highest([*known, *_declared(made)])
-    # There is nothing above the highest class that could be missing.
-    complete = effective is Classification.RESTRICTED or (complete and effective is not None)
-    return _Class(inherited, effective, complete)
-
-
-def _datasets_in(said: provenance.Derivation | provenance.Import) -> tuple[provenance.Input, ...]:
+def datasets_in(said: provenance.Derivation | provenance.Import) -> tuple[provenance.Input, ...]:
+    """The datasets of a derivation; an import names none."""
     return said.datasets if isinstance(said, provenance.Derivation) else ()
 
 
-def _lowered(statements: Statements, lineage: Lineage) -> dict[str, tuple[Classification, str]]:
-    """Whom a declassification lowers, to what and by which statement; the newest in the repository that speaks for it."""
-    found: dict[str, tuple[Classification, str]] = {}
-    rows = statements.all_of(Kind.DECLASSIFICATION, lineage.made)
-    for row, verified in statements.believed(rows):
-        to = _class_in(verified.attestation.predicate)
-        if to is not None and row.repository == lineage.origins.get(row.about_digest):
-            found[row.about_digest] = (to, str(verified.attestation.digest))
-    return found
-
-
-def _class_in(predicate: Mapping[str, Any]) -> Classification | None:
+def class_in(predicate: Mapping[str, Any], name: str) -> Classification | None:
+    """A class that a statement states, or None."""
     try:
-        return Classification(str(predicate.get("classification")))
+        return Classification(str(predicate.get(name)))
     except ValueError:
         return None
 

@@ -22,7 +22,7 @@ from modelreg.errors import (
     SignerNotAllowed,
     StaleTrust,
 )
-from modelreg_server import custody, log_references, promotion
+from modelreg_server import custody, log_references, promotion, promotion_replay
 from support.hosts import enrol, grant, token_without_scopes
 from support.promotions import POLICY, blocking, outcome, promoting_registry
 
@@ -587,29 +587,32 @@ def test_every_stored_decision_gives_the_same_answer_again_and_its_verdict_holds
     world.quarantine(base)
     refused_grant(world, chat)
     with world.registry.parts.database.reading() as session:
-        found = list(promotion.stored(session))
+        found = list(promotion_replay.stored(session))
         assert len(found) >= 2
         for row, raw_policy in found:
-            assert promotion.difference(row, raw_policy) is None
-            assert promotion.verdict_difference(row, world.log) is None
+            assert promotion_replay.difference(row, raw_policy) is None
+            assert promotion_replay.verdict_difference(row, world.log) is None
 
 
 def test_a_stored_decision_that_was_changed_is_found(world):
     _, chat = world.approved()
     world.promote(chat)
     with world.registry.parts.database.reading() as session:
-        row, raw_policy = next(found for found in promotion.stored(session) if found[0].artifact_digest == str(chat))
-    assert promotion.difference(row, raw_policy) is None
+        row, raw_policy = next(
+            found for found in promotion_replay.stored(session) if found[0].artifact_digest == str(chat)
+        )
+    assert promotion_replay.difference(row, raw_policy) is None
     facts, decision = row.facts, row.decision
     row.facts = facts.replace(b"person:bo", b"person:al")
-    assert promotion.difference(row, raw_policy).startswith("approvals was pass")
-    assert "facts shown" in promotion.verdict_difference(row, world.log)
+    assert promotion_replay.difference(row, raw_policy).startswith("approvals was pass")
+    assert "facts shown" in promotion_replay.verdict_difference(row, world.log)
     row.facts, row.decision = facts, decision.replace(b'"allowed":true', b'"allowed":false')
     assert (
-        promotion.difference(row, raw_policy) == "the decision was refused with 12 rules, and is allowed with 12 rules"
+        promotion_replay.difference(row, raw_policy)
+        == "the decision was refused with 12 rules, and is allowed with 12 rules"
     )
     row.decision = decision
-    assert promotion.difference(row, raw_policy + b"\n").startswith("the policy's bytes")
+    assert promotion_replay.difference(row, raw_policy + b"\n").startswith("the policy's bytes")
 
 
 def test_the_log_and_the_decisions_agree_and_a_row_that_was_brought_back_does_not(world):
