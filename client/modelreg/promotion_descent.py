@@ -11,7 +11,7 @@ from modelreg.promotion_outcomes import Problem, day, fail, listed, missing, out
 from modelreg.promotion_policy import DatasetsRule, Entry, named
 from modelreg.provenance import RELATIONS
 
-# Of ASCII alone: what other letters become depends on the Python that asks, and a decision is the same in ten years.
+# Of ASCII alone: what other letters become depends on the Python that asks, and a decision must not.
 _LOWER = str.maketrans(ascii_uppercase, ascii_lowercase)
 _STATE_IT = "push it again with what it was made of: --base REF --dataset DIGEST --relation …"
 

@@ -81,8 +81,8 @@ def _cut(text: str, most: int) -> str:
 def _printable(text: str) -> str:
     """The text with everything escaped that is neither printable ASCII nor a letter or digit.
 
-    Of a Unicode that never changes again: what newer ones call printable depends on the Python that asks, and a decision has
-    the same bytes in ten years.
+    Of a Unicode that never changes again: what newer ones call printable depends on the Python that asks, and a decision
+    must not.
     """
     if text.isascii() and text.isprintable():
         return text

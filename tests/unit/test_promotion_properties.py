@@ -1,6 +1,9 @@
 """What holds of every decision: it comes, it is the same again, and bad news never makes a yes of a no."""
 
 import hashlib
+import os
+import subprocess
+import sys
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -218,6 +221,42 @@ def test_a_thousand_stored_decisions_are_the_same_when_they_are_made_again():
     by_digest = {policy.digest: policy for policy in map(parse, (decidable.POLICY, TEMPLATE.encode()))}
     for digest, facts, decision in stored:
         assert promotion_rules.evaluate(by_digest[digest], parse_facts(facts)).raw == decision
+
+
+AGAIN = """
+import hashlib, sys
+from modelreg import promotion_rules
+from modelreg.promotion_facts import parse_facts
+from modelreg.promotion_policy import parse
+policy = parse(open(sys.argv[1], "rb").read())
+for line in open(sys.argv[2], "rb"):
+    print(hashlib.sha256(promotion_rules.evaluate(policy, parse_facts(line.strip())).raw).hexdigest())
+"""
+
+
+def test_another_process_with_another_hash_seed_decides_the_same(tmp_path):
+    spoiled = [decidable.finetuned(), decidable.imported()]
+    spoiled += [
+        decidable.changed(facts, {name: value})
+        for facts in spoiled
+        for name, value in (
+            ("licence", None),
+            ("approvals", []),
+            ("scans", []),
+            ("signatures", []),
+            ("repository", "x/y"),
+        )
+    ]
+    (tmp_path / "policy").write_bytes(decidable.POLICY)
+    (tmp_path / "facts").write_bytes(b"\n".join(facts.raw for facts in spoiled))
+    expected = [hashlib.sha256(promotion_rules.evaluate(POLICIES[0], facts).raw).hexdigest() for facts in spoiled]
+
+    for seed in ("1", "2"):
+        done = subprocess.run(
+            [sys.executable, "-c", AGAIN, tmp_path / "policy", tmp_path / "facts"],
+            capture_output=True, text=True, check=True, env={**os.environ, "PYTHONHASHSEED": seed},
+        )  # fmt: skip
+        assert done.stdout.split() == expected
 
 
 @calm
