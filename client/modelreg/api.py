@@ -20,6 +20,7 @@ from modelreg import (
     wire_evidence,
     wire_inventory,
     wire_log,
+    wire_promotions,
     wire_recalls,
 )
 from modelreg.connections import Transient
@@ -268,6 +269,31 @@ class Api:
             if page.next_after is not None and page.next_after <= after:
                 raise Unreachable(f"{self.registry} lists datasets in a circle")
             after = page.next_after
+
+    def promote(
+        self, repository: str, artifact: Digest, request: wire_promotions.PromotionRequest
+    ) -> wire_promotions.PromotionAnswer:
+        """Have it decided whether an artifact may serve; a no is an answer. Asking again decides again."""
+        path = f"{_path(repository)}/artifacts/{artifact}/promotions"
+        return self._call("POST", path, wire_promotions.PromotionAnswer, request)
+
+    def demote(
+        self, repository: str, artifact: Digest, request: wire_promotions.DemotionRequest
+    ) -> wire_promotions.Demoted:
+        """Withdraw what allows it. Sending the same again is safe."""
+        return self._call(
+            "POST", f"{_path(repository)}/artifacts/{artifact}/demotions", wire_promotions.Demoted, request
+        )
+
+    def promotions(self, limit: int, **asked: str | None) -> list[wire_promotions.PromotionInfo]:
+        """The newest decisions that match, by `repository`, `artifact`, `environment` and `live` (`true`)."""
+        given = {name: value for name, value in asked.items() if value is not None}
+        query = urlencode({"limit": str(limit), **given})
+        return self._get(f"/v1/promotions?{query}", wire_promotions.Promotions).promotions
+
+    def promotion(self, decision: int) -> wire_promotions.PromotionAnswer:
+        """A decision with its facts and its signed verdict, untrusted: `verdicts.verify` reads them."""
+        return self._get(f"/v1/promotions/{decision}", wire_promotions.PromotionAnswer)
 
     def recall(self, repository: str, artifact: Digest, request: wire_recalls.RecallRequest) -> wire_recalls.Recalled:
         """Quarantine or revoke an artifact in every repository. Sending the same again is safe."""

@@ -6,6 +6,7 @@
     artifacts/<hex>/manifest.json       the manifest, the believed bundle and the repository it was believed for
     artifacts/<hex>/provenance.json     the statements of where it comes from that held when it was launched
     artifacts/<hex>/receipt.tlog-proof  the newest grant of it in the custody log, with the checkpoint that proves it
+    artifacts/<hex>/<place>.permit.json the newest permit to serve it in an environment
     snapshots/<hex>/<path>              hard links to blobs: the folder a loader is given; complete or absent
     rejected/<hex>.<time>               what was admitted once and has other bytes now, kept as evidence
 
@@ -30,12 +31,14 @@ from modelreg.durable import make_folder, replace_file, sync_folder
 from modelreg.errors import DigestMismatch, Misconfigured, ModelregError
 from modelreg.hashing import Progress, check_files
 from modelreg.manifests import FileEntry
+from modelreg.permits import MAX_PERMIT_BYTES
 from modelreg.receipts import MAX_RECEIPT_BYTES
 from modelreg.verification import VerifiedManifest
 
 RECEIPT_FILE = "receipt.tlog-proof"
 PROVENANCE_FILE = "provenance.json"
 MAX_PROVENANCE_BYTES = 64 * 1024 * 1024
+PERMIT_SUFFIX = ".permit.json"
 _MODEL_FILE_MODE = 0o444
 
 
@@ -172,6 +175,18 @@ class Cache:
         except (FileNotFoundError, ValueError, TypeError, AttributeError, RecursionError):
             return []
 
+    def keep_permit(self, artifact: Digest, environment: str, raw_permit: bytes) -> None:
+        """Put the newest permit for an environment beside an artifact, in place of an older one."""
+        replace_file(self._permit_path(artifact, environment), raw_permit)
+
+    def kept_permit(self, artifact: Digest, environment: str) -> bytes | None:
+        """The permit that was kept, untrusted; or None."""
+        try:
+            with self._permit_path(artifact, environment).open("rb") as file:
+                return file.read(MAX_PERMIT_BYTES + 1)
+        except FileNotFoundError:
+            return None
+
     def artifacts(self) -> list[Digest]:
         """The artifacts that are remembered; whether their files are there is another question (`holds`)."""
         names = (path.parent.name for path in (self.root / "artifacts").glob("*/manifest.json"))
@@ -204,8 +219,15 @@ class Cache:
                     self.blob_path(entry.blake3).unlink(missing_ok=True)
                     (self.root / "incoming" / entry.blake3).unlink(missing_ok=True)
             # Last: without the manifest nobody would know what there is to remove.
+            folder = self.root / "artifacts" / artifact.hex
+            for path in folder.glob(f"*{PERMIT_SUFFIX}"):
+                path.unlink(missing_ok=True)
             for name in ("manifest.json", "bundle.json", "repository.json", RECEIPT_FILE, PROVENANCE_FILE):
-                (self.root / "artifacts" / artifact.hex / name).unlink(missing_ok=True)
+                (folder / name).unlink(missing_ok=True)
+
+    def _permit_path(self, artifact: Digest, environment: str) -> Path:
+        assert "/" not in environment
+        return self.root / "artifacts" / artifact.hex / f"{environment}{PERMIT_SUFFIX}"
 
     def _receipt(self, folder: Path) -> bytes | None:
         try:

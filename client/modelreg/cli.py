@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modelreg import __version__, describing, operating, sourcing
+from modelreg import __version__, describing, operating, promotion_arguments, sourcing
 from modelreg.classification import Classification
 from modelreg.errors import Misconfigured, ModelregError
 
@@ -81,6 +81,7 @@ def parser() -> argparse.ArgumentParser:
     _asking(commands, common)
     sourcing.add(commands, common)
     describing.add(commands, common)
+    promotion_arguments.add(commands, common)
     operating.add(commands, common)
     return top
 
@@ -129,6 +130,9 @@ def _weights(commands: "Commands", common: argparse.ArgumentParser) -> None:
     pull.add_argument("reference", metavar="REF", help="namespace/name[:tag][@sha256:…]")
     pull.add_argument("--output", "-o", type=Path, metavar="DIR", help="copy it here; else it stays in the local store")
     pull.add_argument("--receipt", type=Path, metavar="FILE", help="write the receipt of the grant here as well")
+    pull.add_argument(
+        "--env", dest="environment", metavar="ENV", help="where it shall serve: it must be promoted there"
+    )
     pull.set_defaults(run="weights:run_pull")
 
     verify = commands.add_parser(
@@ -144,6 +148,12 @@ def _weights(commands: "Commands", common: argparse.ArgumentParser) -> None:
     late.add_argument("--adapter", metavar="REF", help="an adapter on top, which must be for this base; {adapter}")
     late.add_argument(
         "--offline", action="store_true", help="do not ask the registry; as far as the trust policy allows"
+    )
+    late.add_argument(
+        "--env",
+        dest="environment",
+        metavar="ENV",
+        help="where it serves: only with the registry's permit; offline until that ends",
     )
     beats = late.add_mutually_exclusive_group()
     beats.add_argument(

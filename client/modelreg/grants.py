@@ -10,25 +10,30 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from modelreg import enrolment, log_proof, log_state, verification, wire
+from modelreg import enrolment, log_proof, log_state, permits, verification, wire
 from modelreg.api import Api
 from modelreg.digests import Digest
-from modelreg.errors import LogNotIntact, Misconfigured, ReceiptMismatch, Unreachable
+from modelreg.errors import LogNotIntact, Misconfigured, PolicyRefused, ReceiptMismatch, Unreachable
 from modelreg.log_proof import Expected
+from modelreg.permits import Permit
 from modelreg.receipts import VerifiedEntry
 from modelreg.references import Reference
-from modelreg.trust import TrustPolicy
+from modelreg.trust import LogTrust, TrustPolicy
 from modelreg.verification import VerifiedManifest
 
 
 @dataclass(frozen=True)
 class Granted:
-    """A grant whose manifest is verified. `entry` is the log's; None where the trust policy pins no log to believe."""
+    """A grant whose manifest is verified. `entry` is the log's; None where the trust policy pins no log to believe.
+
+    `permit` is the registry's verified word that it may serve, where an environment was asked for.
+    """
 
     grant: wire.Grant
     verified: VerifiedManifest
     asked: wire.GrantRequest
     entry: VerifiedEntry | None
+    permit: Permit | None = None
 
 
 def request(
@@ -40,28 +45,34 @@ def request(
     host: str,
     state_dir: Path | None,
     now: datetime,
+    environment: str | None = None,
 ) -> Granted:
     """Find what a reference names now, ask to fetch it, and verify the answers: steps 1 to 8 of `verification`.
 
     Args:
         state_dir: where this machine remembers the log; needed where the policy pins one.
+        environment: where it shall serve; then the answer must carry a permit.
 
     Raises:
         Untrusted: signature, signer, trust data; a receipt that is missing or does not hold; a tag that went back.
-        Refused, NotFound: the registry's answer.
+        Refused, NotFound: the registry's answer; or there is no permit in it.
+        Misconfigured: an environment, and no log pinned whose key could have signed a permit.
     """
+    if environment is not None:
+        require_log(policy, environment)
     if policy.log is None:
-        asked = _asked(reference, resolve(api, reference), purpose, host, None)
+        asked = _asked(reference, resolve(api, reference), purpose, host, None, None)
         grant = api.request_grant(reference.repository, asked)
         return Granted(grant, _verify_manifest(grant, policy, reference.repository, asked, now), asked, None)
     with log_state.held(_remembered(state_dir), policy.log) as seen:
         found = resolve(api, reference)
         if found is not None:
             seen.require_tag(reference.repository, found.tag, found.version, found.artifact)
-        asked = _asked(reference, found, purpose, host, seen.size)
+        asked = _asked(reference, found, purpose, host, seen.size, environment)
         grant = api.request_grant(reference.repository, asked)
         verified = _verify_manifest(grant, policy, reference.repository, asked, now)
         _require_answer(grant, reference.repository, asked)
+        own_name = _own_name(api, state_dir)
         expected = Expected(
             type=log_proof.GRANTED,
             repository=reference.repository,
@@ -69,8 +80,8 @@ def request(
             host=host,
             purpose=purpose,
             tag=asked.tag,
-            verified_host=_own_name(api, state_dir),
-            detail={"grant": grant.id},
+            verified_host=own_name,
+            detail={"grant": grant.id, **({"environment": environment} if environment is not None else {})},
         )
         entry = log_proof.verify(
             grant.receipt, grant.consistency, policy.log, expected, index=grant.event, newest=seen.newest, now=now
@@ -83,7 +94,41 @@ def request(
         seen.advance(entry.checkpoint)
         if found is not None:
             seen.remember_tag(reference.repository, found.tag, found.version, found.artifact)
-    return Granted(grant, verified, asked, entry)
+    if environment is None:
+        return Granted(grant, verified, asked, entry)
+    if grant.permit is None:
+        raise PolicyRefused(
+            f"{api.registry} granted {reference.repository}@{asked.artifact} without a permit for {environment}, so it may "
+            "not serve there; is the registry of this version?",
+            environment=environment,
+        )
+    permit = permits.verify(
+        grant.permit.encode(),
+        policy.log,
+        artifact=Digest.parse(asked.artifact),
+        repository=reference.repository,
+        environment=environment,
+        host=host,
+        now=now,
+        verified_host=own_name,
+        grant=grant.id,
+    )
+    return Granted(grant, verified, asked, entry, permit)
+
+
+def require_log(policy: TrustPolicy, environment: str) -> LogTrust:
+    """The pinned log, whose key signs permits.
+
+    Raises:
+        Misconfigured: none is pinned, so nobody's word would do.
+    """
+    if policy.log is None:
+        raise Misconfigured(
+            f"the trust policy pins no custody log, and a permit to serve in {environment} is signed with its key: add the "
+            "[log] table that `modelreg-server log key` prints",
+            setting="trust_policy",
+        )
+    return policy.log
 
 
 def resolve(api: Api, reference: Reference) -> wire.TagInfo | None:
@@ -102,10 +147,19 @@ def _asked(
     purpose: Literal["pull", "launch"],
     host: str,
     known_size: int | None,
+    environment: str | None,
 ) -> wire.GrantRequest:
     artifact = found.artifact if found is not None else str(reference.digest)
     tag = found.tag if found is not None else reference.tag
-    return wire.GrantRequest(artifact=artifact, purpose=purpose, host=host, tag=tag, known_size=known_size)
+    return wire.request(
+        wire.GrantRequest,
+        artifact=artifact,
+        purpose=purpose,
+        host=host,
+        tag=tag,
+        known_size=known_size,
+        environment=environment,
+    )
 
 
 def tell(

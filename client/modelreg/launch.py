@@ -10,16 +10,17 @@ import shlex
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from modelreg import __version__, adapters, offline, reports, runtimes, wire
+from modelreg import __version__, adapters, grants, offline, permits, reports, runtimes, wire
 from modelreg.api import Api
 from modelreg.attestations import VerifiedAttestation
 from modelreg.cache import Cache
 from modelreg.errors import Invalid, ModelregError, Unreachable
 from modelreg.outbox import Queued
+from modelreg.permits import Permit
 from modelreg.pull import Meter, Pulled, pull
 from modelreg.receipts import VerifiedEntry
 from modelreg.references import Reference
@@ -55,11 +56,11 @@ SECRETS = frozenset(
 
 
 @dataclass(frozen=True)
-class Permit:
+class Loadable:
     """A verified artifact that may be loaded, and the grant that says so.
 
     `entry` is the grant in the custody log; None where the policy pins no log. `api` is None where the registry did not
-    answer; `why` says so for people.
+    answer; `why` says so for people. `permit` is there where it shall serve in an environment.
     """
 
     verified: VerifiedManifest
@@ -69,6 +70,7 @@ class Permit:
     entry: VerifiedEntry | None
     api: Api | None
     why: str | None = None
+    permit: Permit | None = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class Prepared:
 
     arguments: list[str]
     environment: dict[str, str]
-    permit: Permit
+    loadable: Loadable
     told: Queued
     event: int | None
     adapter: "Prepared | None" = None
@@ -111,6 +113,8 @@ def prepare(
     heartbeat_seconds: int | None,
     ask: bool = True,
     adapter: Reference | None = None,
+    serve_in: str | None = None,
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Prepared:
     """Do everything up to the `exec`: the caller must start `arguments` with `environment` and nothing in between.
 
@@ -119,6 +123,8 @@ def prepare(
         heartbeat_seconds: how often the registry will hear that it runs; None for never.
         ask: False does not try the registry.
         adapter: loaded on top of it, if its provenance says that it is for this very artifact.
+        serve_in: the environment; then only with a permit of the registry's that is good when the runtime starts.
+        clock: says when that is: to fetch and measure may take longer than a permit lives.
 
     Raises:
         Invalid: the command has no `{model}`, or `{adapter}` where there is none, or none where there is one.
@@ -126,9 +132,11 @@ def prepare(
         Untrusted, Refused: nothing may be loaded; nothing was recorded as loaded.
         ModelregError: the load could not be recorded, so it must not happen.
     """
+    if serve_in is not None:
+        grants.require_log(policy, serve_in)
     _require_placeholders(command, adapter)
 
-    def permitted(wanted: Reference, reach: Callable[[], Api]) -> tuple[Permit, list[VerifiedAttestation]]:
+    def found(wanted: Reference, reach: Callable[[], Api]) -> tuple[Loadable, list[VerifiedAttestation]]:
         try:
             if not ask:
                 raise Unreachable("the registry was not asked (--offline)")
@@ -146,42 +154,44 @@ def prepare(
                 check_reused=False,
                 state_dir=machine.state_dir,
                 outbox=machine.outbox,
+                environment=serve_in,
             )
             said = adapters.fetch(api, cache, pulled.verified, policy, now)
-            return permit_of(pulled, api, machine.host), said
+            return loadable_of(pulled, api, machine.host), said
         except Unreachable as error:
-            permit = _kept_permit(cache, policy, wanted, machine, now, error)
-            return permit, adapters.kept(cache, permit.verified, policy, now)
+            kept = _kept(cache, policy, wanted, machine, now, error, serve_in)
+            return kept, adapters.kept(cache, kept.verified, policy, now)
 
-    permit, said = permitted(reference, connect)
-    adapters.require_whole(permit.verified, said)
-    permits = [permit]
+    base, said = found(reference, connect)
+    adapters.require_whole(base.verified, said)
+    loadables = [base]
     if adapter is not None:
-        above, said = permitted(adapter, lambda: _again(permit))
-        adapters.require_base(above.verified, permit.verified, said)
-        permits.append(above)
+        above, said = found(adapter, lambda: _again(base))
+        adapters.require_base(above.verified, base.verified, said)
+        loadables.append(above)
     # The bytes on disk, now: when they were fetched says nothing about what they are.
-    folders = [cache.check(one.verified, meter("verifying", one.verified.manifest.total_bytes)) for one in permits]
+    folders = [cache.check(one.verified, meter("verifying", one.verified.manifest.total_bytes)) for one in loadables]
+    loadables = [still_permitted(one, cache, policy, machine, clock()) for one in loadables]
     runtime = runtimes.of_command(command, environment.get("PATH"))
     told = [
-        load_of(one, describe(one, command, runtime=runtime, heartbeat_seconds=heartbeat_seconds)) for one in permits
+        load_of(one, describe(one, command, runtime=runtime, heartbeat_seconds=heartbeat_seconds)) for one in loadables
     ]
     names = {PLACEHOLDER: str(folders[0]), **({ADAPTER_PLACEHOLDER: str(folders[1])} if adapter is not None else {})}
     given = {
         **{name: value for name, value in environment.items() if name not in SECRETS},
         **OFFLINE_ENVIRONMENT,
         "MODELREG_MODEL": str(folders[0]),
-        "MODELREG_ARTIFACT": str(permit.verified.manifest.digest),
+        "MODELREG_ARTIFACT": str(base.verified.manifest.digest),
     }
     if adapter is not None:
         given |= {
             "MODELREG_ADAPTER": str(folders[1]),
-            "MODELREG_ADAPTER_ARTIFACT": str(permits[1].verified.manifest.digest),
+            "MODELREG_ADAPTER_ARTIFACT": str(loadables[1].verified.manifest.digest),
         }
     arguments = [_filled(word, names) for word in command]
-    events = _record_all(permits, policy, machine, told)
+    events = _record_all(loadables, policy, machine, told)
     loads = [
-        Prepared(arguments, given, one, report, event) for one, report, event in zip(permits, told, events, strict=True)
+        Prepared(arguments, given, one, report, event) for one, report, event in zip(loadables, told, events, strict=True)
     ]
     return replace(loads[0], adapter=loads[1]) if adapter is not None else loads[0]
 
@@ -202,52 +212,81 @@ def _filled(word: str, names: Mapping[str, str]) -> str:
     return word
 
 
-def _again(permit: Permit) -> Api:
+def _again(base: Loadable) -> Api:
     """The registry that answered a moment ago.
 
     Raises:
         Unreachable: it did not.
     """
-    if permit.api is None:
-        raise Unreachable(permit.why or "the registry did not answer")
-    return permit.api
+    if base.api is None:
+        raise Unreachable(base.why or "the registry did not answer")
+    return base.api
 
 
 def _record_all(
-    permits: Sequence[Permit], policy: TrustPolicy, machine: Machine, told: Sequence[Queued]
+    loadables: Sequence[Loadable], policy: TrustPolicy, machine: Machine, told: Sequence[Queued]
 ) -> list[int | None]:
     """Record every load or none: what was recorded of a start that does not happen is taken back."""
     events: list[int | None] = []
-    for permit, report in zip(permits, told, strict=True):
+    for loadable, report in zip(loadables, told, strict=True):
         try:
-            events.append(record(permit, policy, machine, report))
+            events.append(record(loadable, policy, machine, report))
         except ModelregError:
-            for earlier, done in zip(permits, told[: len(events)], strict=False):
+            for earlier, done in zip(loadables, told[: len(events)], strict=False):
                 _take_back(earlier, done)
             raise
     return events
 
 
-def _take_back(permit: Permit, told: Queued) -> None:
-    if permit.api is None:
+def _take_back(loadable: Loadable, told: Queued) -> None:
+    if loadable.api is None:
         return
     ended = wire.request(wire.UnloadedReport, reason="never started")
     with contextlib.suppress(ModelregError):  # then it will be shown as stale
-        permit.api.report_unloaded(str(told.report["load"]), ended)
+        loadable.api.report_unloaded(str(told.report["load"]), ended)
 
 
-def permit_of(pulled: Pulled, api: Api, host: str) -> Permit:
-    """The permit of a pull for loading."""
-    return Permit(pulled.verified, pulled.grant.id, host, "launch", pulled.entry, api)
+def loadable_of(pulled: Pulled, api: Api, host: str) -> Loadable:
+    """What a pull for loading brought."""
+    return Loadable(pulled.verified, pulled.grant.id, host, "launch", pulled.entry, api, permit=pulled.permit)
+
+
+def still_permitted(loadable: Loadable, cache: Cache, policy: TrustPolicy, machine: Machine, now: datetime) -> Loadable:
+    """With a permit that is good now: the one it came with, or where that has ended meanwhile a new one.
+
+    Raises:
+        PolicyRefused: it ended, and there is none to be had.
+    """
+    permit, api = loadable.permit, loadable.api
+    if permit is None:
+        return loadable
+    if now < permit.expires_at or api is None:
+        permits.require_current(permit, now)
+        return loadable
+    verified = loadable.verified
+    granted = grants.request(
+        api,
+        policy,
+        Reference(verified.repository, digest=verified.manifest.digest),
+        purpose="launch",
+        host=machine.host,
+        state_dir=machine.state_dir,
+        now=now,
+        environment=permit.environment,
+    )
+    cache.keep_receipt(verified.manifest.digest, granted.grant.receipt.encode())
+    if granted.grant.permit is not None:
+        cache.keep_permit(verified.manifest.digest, permit.environment, granted.grant.permit.encode())
+    return replace(loadable, grant=granted.grant.id, entry=granted.entry, permit=granted.permit)
 
 
 def describe(
-    permit: Permit, command: Sequence[str], *, runtime: runtimes.Runtime | None, heartbeat_seconds: int | None
+    loadable: Loadable, command: Sequence[str], *, runtime: runtimes.Runtime | None, heartbeat_seconds: int | None
 ) -> dict[str, Any]:
     """What is reported of a load. The process id is this process's, which `exec` keeps."""
     # Arguments may hold secrets (API keys of the runtime): only the program is recorded.
     program = shlex.quote(Path(command[0]).name)[:200]
-    manifest = permit.verified.manifest
+    manifest = loadable.verified.manifest
     return {
         "load": str(uuid.uuid4()),
         "command": program.encode("ascii", "replace").decode(),
@@ -263,15 +302,13 @@ def describe(
     }
 
 
-def load_of(permit: Permit, report: dict[str, Any]) -> Queued:
+def load_of(loadable: Loadable, report: dict[str, Any]) -> Queued:
     """The report of a load, as it is sent now or later."""
-    verified = permit.verified
-    return Queued(
-        "loaded", permit.grant, verified.repository, str(verified.manifest.digest), permit.host, permit.purpose, report
-    )
+    verified, artifact = loadable.verified, str(loadable.verified.manifest.digest)
+    return Queued("loaded", loadable.grant, verified.repository, artifact, loadable.host, loadable.purpose, report)
 
 
-def record(permit: Permit, policy: TrustPolicy, machine: Machine, told: Queued) -> int | None:
+def record(loadable: Loadable, policy: TrustPolicy, machine: Machine, told: Queued) -> int | None:
     """Have the load recorded before it happens; returns its event, or None where it waits on disk for the registry.
 
     Raises:
@@ -280,11 +317,11 @@ def record(permit: Permit, policy: TrustPolicy, machine: Machine, told: Queued) 
         RecordUnavailable: neither the registry nor this machine's queue can take it.
     """
     allowed = policy.log is not None and bool(policy.log.max_offline)
-    if permit.api is None:
+    if loadable.api is None:
         reports.queue(machine.outbox, told, machine.host_key)
         return None
     return reports.send_or_queue(
-        permit.api, policy, told, state_dir=machine.state_dir, outbox=machine.outbox if allowed else None
+        loadable.api, policy, told, state_dir=machine.state_dir, outbox=machine.outbox if allowed else None
     )
 
 
@@ -296,12 +333,20 @@ def boot_id() -> str:
         return ""
 
 
-def _kept_permit(
-    cache: Cache, policy: TrustPolicy, reference: Reference, machine: Machine, now: datetime, why: Unreachable
-) -> Permit:
+def _kept(
+    cache: Cache,
+    policy: TrustPolicy,
+    reference: Reference,
+    machine: Machine,
+    now: datetime,
+    why: Unreachable,
+    serve_in: str | None,
+) -> Loadable:
     kept = offline.find(cache, policy, reference, host=machine.host, state_dir=machine.state_dir, now=now, why=why)
     members, detail = kept.entry.members, kept.entry.members.get("detail")
     grant = str(detail.get("grant")) if isinstance(detail, dict) else ""
-    return Permit(
-        kept.verified, grant, machine.host, str(members.get("purpose")), kept.entry, None, f"{why.title}: {why.detail}"
-    )
+    permit = None
+    if serve_in is not None:
+        permit = offline.permit(cache, policy, kept.verified, serve_in, machine.host, now, why)
+    purpose, told = str(members.get("purpose")), f"{why.title}: {why.detail}"
+    return Loadable(kept.verified, grant, machine.host, purpose, kept.entry, None, told, permit)

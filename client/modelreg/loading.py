@@ -139,12 +139,13 @@ class VerifiedModel:
         return sealed
 
 
-def open_verified(reference: str, settings: Settings | None = None) -> VerifiedModel:
+def open_verified(reference: str, settings: Settings | None = None, *, environment: str | None = None) -> VerifiedModel:
     """Pull an artifact if need be, verify signature and every byte, record the load, and open it.
 
     Args:
         reference: `namespace/name[:tag][@sha256:…]`.
         settings: None reads them as the CLI does.
+        environment: where it shall serve: then only with a permit that is good when it is opened.
 
     Raises:
         ModelregError: whatever `modelreg launch` would refuse for.
@@ -167,11 +168,14 @@ def open_verified(reference: str, settings: Settings | None = None) -> VerifiedM
         check_reused=False,
         state_dir=machine.state_dir,
         outbox=machine.outbox,
+        environment=environment,
     )
     folder = cache.check(pulled.verified)
-    permit = launch.permit_of(pulled, api, machine.host)
-    report = launch.describe(permit, ["open_verified"], runtime=None, heartbeat_seconds=None)
-    launch.record(permit, policy, machine, launch.load_of(permit, report))
+    loadable = launch.still_permitted(
+        launch.loadable_of(pulled, api, machine.host), cache, policy, machine, datetime.now(UTC)
+    )
+    report = launch.describe(loadable, ["open_verified"], runtime=None, heartbeat_seconds=None)
+    launch.record(loadable, policy, machine, launch.load_of(loadable, report))
     return VerifiedModel(pulled.verified, folder)
 
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from modelreg import log_proof, log_state, verification
+from modelreg import log_proof, log_state, permits, verification
 from modelreg.cache import Cache, Kept
 from modelreg.digests import Digest
 from modelreg.errors import LogNotIntact, Unreachable
+from modelreg.permits import Permit
 from modelreg.receipts import VerifiedEntry
 from modelreg.references import Reference
 from modelreg.trust import MAX_CLOCK_SKEW, LogTrust, TrustPolicy
@@ -63,6 +64,42 @@ def find(
         kept.raw_bundle, kept.raw_manifest, policy=policy, repository=reference.repository, now=now, artifact=artifact
     )
     return KeptGrant(verified, entry)
+
+
+def permit(
+    cache: Cache,
+    policy: TrustPolicy,
+    verified: VerifiedManifest,
+    environment: str,
+    host: str,
+    now: datetime,
+    why: Unreachable,
+) -> Permit:
+    """The kept permit to serve an artifact in an environment: good until it ends, whatever happened since.
+
+    Args:
+        why: the registry was not asked, or did not answer; raised again where nothing was kept.
+
+    Raises:
+        PolicyRefused: it has ended.
+        Unreachable: there is none.
+        SignatureInvalid, SignerNotAllowed: what is kept is not the registry's word about this.
+    """
+    raw = cache.kept_permit(verified.manifest.digest, environment)
+    if policy.log is None or raw is None:
+        raise _without(
+            why,
+            f"this machine holds no permit to serve {verified.repository}@{verified.manifest.digest} in {environment}",
+        )
+    return permits.verify(
+        raw,
+        policy.log,
+        artifact=verified.manifest.digest,
+        repository=verified.repository,
+        environment=environment,
+        host=host,
+        now=now,
+    )
 
 
 def _newest(

@@ -16,6 +16,7 @@ from modelreg.durable import make_folder, replace_file, sync_folder
 from modelreg.errors import Conflict, ModelregError
 from modelreg.hashing import Progress, check_files
 from modelreg.outbox import Outbox, Queued
+from modelreg.permits import Permit
 from modelreg.receipts import VerifiedEntry
 from modelreg.references import Reference
 from modelreg.trust import TrustPolicy
@@ -36,6 +37,7 @@ class Pulled:
     grant: wire.Grant
     transferred_bytes: int
     entry: VerifiedEntry | None = None
+    permit: Permit | None = None
 
 
 def pull(
@@ -52,19 +54,23 @@ def pull(
     check_reused: bool = True,
     state_dir: Path | None = None,
     outbox: Outbox | None = None,
+    environment: str | None = None,
 ) -> Pulled:
     """Bring an artifact into the local store, verified, and report that it arrived.
 
     Args:
         state_dir: where this machine remembers the custody log; needed where the policy pins one.
         outbox: where to leave the report that it arrived if the registry stops answering; None is a failure then.
+        environment: where it shall serve: it must be promoted there, and the permit is kept beside the receipt.
         check_reused: measure bytes that were in the store already; False only if the caller calls `cache.check` next.
 
     Raises:
         Untrusted: signature, signer, trust data, receipt or bytes; nothing wrong gets a final name.
         Refused, NotFound: the registry's answer.
     """
-    granted = grants.request(api, policy, reference, purpose=purpose, host=host, state_dir=state_dir, now=now)
+    granted = grants.request(
+        api, policy, reference, purpose=purpose, host=host, state_dir=state_dir, now=now, environment=environment
+    )
     grant, verified = granted.grant, granted.verified
     reused = any(cache.has_blob(entry) for entry in verified.manifest.files)
     transferred = transfer.download(
@@ -79,10 +85,12 @@ def pull(
     if reused and check_reused:
         cache.check(verified, meter("verifying", verified.manifest.total_bytes))
     cache.keep_receipt(verified.manifest.digest, grant.receipt.encode())
+    if granted.permit is not None and grant.permit is not None:
+        cache.keep_permit(verified.manifest.digest, granted.permit.environment, grant.permit.encode())
     report = {"transferred_bytes": transferred}
     told = Queued("received", grant.id, reference.repository, granted.asked.artifact, host, purpose, report)
     reports.send_or_queue(api, policy, told, state_dir=state_dir, outbox=outbox)
-    return Pulled(verified, folder, grant, transferred, granted.entry)
+    return Pulled(verified, folder, grant, transferred, granted.entry, granted.permit)
 
 
 def resolve(api: Api, reference: Reference) -> Digest:

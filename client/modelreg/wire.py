@@ -478,7 +478,8 @@ KnownSize = Annotated[int, Field(ge=0, le=MAX_INTEGER)] | None
 class GrantRequest(Wire):
     """Ask to fetch an artifact. `host` is what the client calls its machine (claimed); `tag` is what was resolved.
 
-    `known_size` is the size of the newest checkpoint that this client has verified, if it has any.
+    `known_size` is the size of the newest checkpoint that this client has verified, if it has any. With `environment` it
+    must be promoted there, and be promoted again with the facts of now; the answer then carries a permit.
     """
 
     artifact: ArtifactDigest
@@ -486,13 +487,15 @@ class GrantRequest(Wire):
     host: Word
     tag: TagName | None = None
     known_size: KnownSize = None
+    environment: PlaceName | None = None
 
 
 class Grant(Wire):
     """Permission to fetch one artifact, recorded before this answer was sent. `event` is its index in the log.
 
     `receipt` is the text that proves it (`modelreg.receipts`); `consistency` leads from the client's `known_size` to the
-    receipt's checkpoint (base64 hashes; empty where there was nothing to lead from, or the log is not that long).
+    receipt's checkpoint (base64 hashes; empty where there was nothing to lead from, or the log is not that long). `permit`
+    is a signed bundle (`modelreg.permits`), where an environment was asked for.
     """
 
     id: str
@@ -504,6 +507,7 @@ class Grant(Wire):
     expires_at: datetime
     receipt: str
     consistency: list[str]
+    permit: str | None = None
 
 
 LoadId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]

@@ -12,11 +12,11 @@ import anyio.to_thread
 from fastapi import FastAPI
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from modelreg import __version__
+from modelreg import __version__, promotion_policy
 from modelreg.trust_metadata import parse_pinned_root
 from modelreg_server import database, log_checking, log_keys, problems, timestamping, witnessing
 from modelreg_server.database import Database
-from modelreg_server.dependencies import Parts, read_policy, read_root
+from modelreg_server.dependencies import Parts, read_policy, read_promotion_policy, read_root
 from modelreg_server.group_commit import Recorder
 from modelreg_server.identity.federation import Federation
 from modelreg_server.identity.tokens import TokenAuthenticator
@@ -39,6 +39,7 @@ from modelreg_server.routes import (
     log,
     lookups,
     principals,
+    promotions,
     publications,
     recalls,
     repositories,
@@ -73,6 +74,8 @@ def create_app(settings: Settings, clock: Callable[[], datetime] = lambda: datet
         parse_pinned_root(read_root(settings.trust_root))
     else:
         _log.warning("no trust policy (MODELREG_TRUST_POLICY): nothing can be published")
+    if settings.promotion_policy is not None:
+        promotion_policy.parse(read_promotion_policy(settings.promotion_policy))
     federation = Federation(settings.identities)
     federation.issuers()  # a malformed file stops the start, not the first login
     store, presigner = open_store(settings)
@@ -145,6 +148,7 @@ def create_app(settings: Settings, clock: Callable[[], datetime] = lambda: datet
         attestations,
         inventory,
         datasets,
+        promotions,
     ):
         app.include_router(module.router)
     problems.install(app)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from sqlmodel import Session, col, func, select
 from sqlmodel.sql.expression import SelectOfScalar
 
-from modelreg import attestations
+from modelreg import approvals, attestations
 from modelreg.attestations import Kind, VerifiedAttestation
 from modelreg.digests import Digest
 from modelreg.errors import Conflict, Invalid, NotFound
@@ -59,6 +59,7 @@ def verify(
     if kind not in among:
         raise Invalid(f"a {kind} is not taken here; taken are {', '.join(sorted(among))}", field="bundle")
     require(caller, _VERBS[kind], repository)
+    approvals.require_by(kind, verified.attestation.predicate, artifact, caller.principal.name)
     return verified
 
 

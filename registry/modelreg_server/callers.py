@@ -37,6 +37,7 @@ class Denial:
     verb: Verb
     repository: str
     decision: AccessDecision
+    environment: str | None = None
 
 
 class NotPermitted(Forbidden):
@@ -74,26 +75,36 @@ def current(session: Session, caller: Caller) -> Caller:
     return replace(caller, principal=replace(principal, grants=grants), epoch=epoch)
 
 
-def require(caller: Caller, verb: Verb, repository: str, *, sensitive: bool = False) -> None:
+def require(
+    caller: Caller, verb: Verb, repository: str, *, sensitive: bool = False, environment: str | None = None
+) -> None:
     """Go on only if the caller may.
 
     Raises:
         NotPermitted, Hidden: it may not; whoever answers the request records it first.
     """
-    if not caller.principal.may(verb, repository, sensitive=sensitive):
-        raise denied(caller.principal, verb, repository, sensitive=sensitive)
+    if not caller.principal.may(verb, repository, sensitive=sensitive, environment=environment):
+        raise denied(caller.principal, verb, repository, sensitive=sensitive, environment=environment)
 
 
 def denied(
-    principal: Principal, verb: Verb, repository: str, *, sensitive: bool = False, detail: str | None = None
+    principal: Principal,
+    verb: Verb,
+    repository: str,
+    *,
+    sensitive: bool = False,
+    environment: str | None = None,
+    detail: str | None = None,
 ) -> NotPermitted | Hidden:
     """The answer to somebody who may not: absent for readers, unless they may know that it exists; else `detail`."""
-    denial = Denial(verb, repository, principal.decide(verb, repository, sensitive=sensitive))
+    decision = principal.decide(verb, repository, sensitive=sensitive, environment=environment)
+    denial = Denial(verb, repository, decision, environment)
     if verb in READING_VERBS and not principal.may(Verb.READ_METADATA, repository):
         return Hidden(absent(repository).detail, denial)
     if detail is not None:
         return NotPermitted(detail, denial)
     where = "every repository" if repository == EVERYWHERE else repository
+    where += f" for {environment}" if environment is not None else ""
     # Only of the principal's own grants, and of a repository's sensitivity only to who may see the repository.
     near = [reason.text for reason in denial.decision.reasons_on(repository) if reason.grant.verb is verb]
     hint = near[0] if near else f"ask for an access grant or the scope {verb.value}:{repository}"
@@ -114,7 +125,12 @@ def record_denial(recorder: Recorder, caller: Caller, error: NotPermitted | Hidd
     event = Event(
         EventType.ACCESS_DENIED,
         repository=None if everywhere else denial.repository,
-        detail={"verb": denial.verb.value, "on": denial.repository, "answer": error.code},
+        detail={
+            "verb": denial.verb.value,
+            "on": denial.repository,
+            "answer": error.code,
+            **({"environment": denial.environment} if denial.environment is not None else {}),
+        },
         about=caller.principal.name,
         personal=reasons_of(denial),
     )

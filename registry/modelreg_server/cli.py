@@ -1,4 +1,4 @@
-"""`modelreg-server init | migrate | serve | sweep | log`. Settings come from `MODELREG_*`; a flag goes before them."""
+"""`modelreg-server init | migrate | serve | sweep | log | decisions`. Settings are `MODELREG_*`; a flag goes before them."""
 
 import argparse
 import gc
@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from modelreg import __version__
 from modelreg.errors import Misconfigured, ModelregError
-from modelreg_server import database, log_commands, log_copies, migrations, sweeping, workers
+from modelreg_server import database, decision_commands, log_commands, log_copies, migrations, sweeping, workers
 from modelreg_server.app import create_app, open_log, open_store
 from modelreg_server.custody import Actor
 from modelreg_server.identity import EVERYWHERE, Scope, Verb, tokens
@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     sweep.set_defaults(run=_sweep)
     log_commands.add(commands, common, _settings)
+    decision_commands.add(commands, common, _settings)
     return parser
 
 

@@ -160,6 +160,14 @@ DECISIVE = frozenset(
 )
 
 
+def is_decisive(type_: str, detail: dict[str, Any]) -> bool:
+    """Whether an event can change a decision: `DECISIVE` ones, and a publication that says what something was made of.
+
+    That may be an artifact that others were made of: they have further ancestors then.
+    """
+    return type_ in DECISIVE or bool(detail.get("parents"))
+
+
 def hold(session: Session) -> None:
     """Take the log's lock until the caller's transaction ends; every other appender waits.
 
@@ -222,7 +230,7 @@ def append(session: Session, actor: Actor, event: Event, now: datetime) -> int:
     )
     if len(entry) > MAX_ENTRY_BYTES:
         raise TooLarge(f"a custody event of {len(entry)} bytes; the limit is {MAX_ENTRY_BYTES}", limit=MAX_ENTRY_BYTES)
-    index = custody_tree.grow(session, entry, now, decisive=event.type in DECISIVE)
+    index = custody_tree.grow(session, entry, now, decisive=is_decisive(event.type, event.detail))
     custody_tree.insert_late(
         session,
         CustodyEvent,

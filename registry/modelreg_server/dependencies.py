@@ -17,12 +17,13 @@ from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
 from sqlmodel import Session
 
-from modelreg import host_signing, trust
+from modelreg import host_signing, promotion_policy, trust
 from modelreg.errors import Misconfigured, Unauthenticated
 from modelreg.references import parse_repository
 from modelreg_server import access_grants, custody, enrolment, trust_files
 from modelreg_server.callers import Caller, denied
 from modelreg_server.custody import Actor
+from modelreg_server.custody_tree import LogSigner
 from modelreg_server.database import Database
 from modelreg_server.group_commit import Recorder
 from modelreg_server.identity import EVERYWHERE, Anonymous, Authenticator, Verb, hosts, tokens
@@ -31,6 +32,7 @@ from modelreg_server.identity.hosts import Received
 from modelreg_server.known_artifacts import KnownArtifacts
 from modelreg_server.log_publishing import Publishing
 from modelreg_server.measuring import Measuring
+from modelreg_server.promotion import Deciding
 from modelreg_server.settings import Settings
 from modelreg_server.storage import BlobStore, Presigner
 from modelreg_server.timestamping import TimeStampingAuthority
@@ -66,6 +68,17 @@ class Parts:
             with self.database.reading() as session:
                 return trust_files.policy_of(session, read_root(self.settings.trust_root), self.clock())
         return read_policy(self.settings.trust_policy)
+
+    def deciding(self) -> Deciding:
+        """What decides on promotions; both policies are read again each time, so that an edit holds at once.
+
+        Raises:
+            Misconfigured: a policy is missing or cannot be read.
+            Untrusted: the published trust policy does not follow from the pinned root, or has expired.
+        """
+        raw = read_promotion_policy(self.settings.promotion_policy)
+        assert isinstance(self.database.log_signer, LogSigner)
+        return Deciding(_parsed_promotion(raw), raw, self.trust_policy(), self.database.log_signer)
 
     @property
     def has_trust_policy(self) -> bool:
@@ -109,6 +122,30 @@ def read_policy(path: Path | None) -> trust.TrustPolicy:
             setting="MODELREG_TRUST_POLICY",
         )
     return policy
+
+
+def read_promotion_policy(path: Path | None) -> bytes:
+    """Read the promotion policy file.
+
+    Raises:
+        Misconfigured: no path, or no file.
+    """
+    setting = "MODELREG_PROMOTION_POLICY"
+    if path is None:
+        raise Misconfigured(
+            f"this registry has no promotion policy, so nothing is promoted; set {setting} to a file that `modelreg policy "
+            "check` accepts",
+            setting=setting,
+        )
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise Misconfigured(f"the promotion policy cannot be read: {error}", setting=setting) from None
+
+
+@lru_cache(maxsize=4)
+def _parsed_promotion(raw: bytes) -> promotion_policy.PromotionPolicy:
+    return promotion_policy.parse(raw)
 
 
 @lru_cache(maxsize=4)

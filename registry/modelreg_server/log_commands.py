@@ -134,7 +134,9 @@ def _erase(options: argparse.Namespace, settings: Settings) -> int:
             f"NOT erasable: {len(erased.not_erasable)} events of an earlier release hold the name themselves: {listed}"
             + (" …" if len(erased.not_erasable) > _SHOWN else "")
         )
-    print("Signatures and certificates that name them, backups, and versions that the bucket keeps are not touched.")
+    print(
+        "Signatures, certificates and promotion facts that name them, backups, and old versions in the bucket are untouched."
+    )
     return 0
 
 

@@ -27,7 +27,7 @@ from modelreg_server import (
     log_erasing,
     log_verifying,
 )
-from modelreg_server.custody import DECISIVE, Actor, CustodyEvent, Event, EventType
+from modelreg_server.custody import Actor, CustodyEvent, Event, EventType, is_decisive
 from modelreg_server.custody_identities import CustodyIdentity
 from modelreg_server.custody_tree import CustodyHead, CustodyNode
 from modelreg_server.database import Database, insert_if_absent
@@ -100,14 +100,13 @@ def _replay(session: Session, copies: Copies, published: Checkpoint, result: Rec
     tree = merkle.growing_from(head.size, head.frontier)
     epoch, appended_at = head.epoch, head.appended_at
     spoken_of: dict[str, list[str]] = defaultdict(list)
-    decisive = {kind.value for kind in DECISIVE}
     for entries in _published_entries(copies, tree.size, published.size):
         rows = []
         for entry in entries:
             row = log_entries.row_of(tree.size, entry)
             tree.append(merkle.leaf_hash(entry))
             rows.append(row)
-            if row["type"] in decisive:
+            if is_decisive(row["type"], row["detail"]):
                 epoch = row["index"]
             appended_at = max(appended_at or row["recorded_at"], row["recorded_at"])
             names = spoken_of[row["type"]]

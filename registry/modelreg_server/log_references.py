@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterator
 from typing import Any
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import and_, func, or_, select
 from sqlmodel import Session, SQLModel
 
 from modelreg.canonical import canonical_json
@@ -16,6 +16,7 @@ from modelreg_server.tables import (
     AttestationRow,
     DatasetRecord,
     GrantRow,
+    PromotionDecision,
     Publication,
     Recall,
     Repository,
@@ -47,6 +48,7 @@ _RESTING: tuple[tuple[type[SQLModel], str, EventType, dict[str, str]], ...] = (
     ),
 )
 _KINDS = {EventType.ARTIFACT_QUARANTINED.value: "quarantine", EventType.ARTIFACT_REVOKED.value: "revocation"}
+_WITHDRAWN = EventType.PROMOTION_WITHDRAWN.value
 _LIFTING = (EventType.ARTIFACT_RELEASED.value, EventType.ARTIFACT_REVOKED.value)
 
 
@@ -59,6 +61,7 @@ def reference_findings(session: Session) -> Iterator[tuple[int, str]]:
     yield from _recalls(session)
     yield from _recalled_artifacts(session)
     yield from _tags(session)
+    yield from _promotions(session)
 
 
 def _openings(session: Session) -> Iterator[tuple[int, str]]:
@@ -194,3 +197,51 @@ def _tags(session: Session) -> Iterator[tuple[int, str]]:
                 moved if moved is not None else index,
                 f"the tag {place}:{name} is as event {index} left it, and its last move is event {moved}",
             )
+
+
+_DECIDED = {True: (EventType.PROMOTION_GRANTED.value,), False: (EventType.PROMOTION_REFUSED.value, _WITHDRAWN)}
+
+
+def _promotions(session: Session) -> Iterator[tuple[int, str]]:
+    """Decisions that rest on another event than they say, and those that hold against the word of a withdrawal."""
+    row, event = table_of(PromotionDecision), table_of(CustodyEvent)
+    ending = event.alias()
+    joined = row.outerjoin(event, event.c.index == row.c.event_index).outerjoin(
+        ending, ending.c.index == row.c.withdrawn_event_index
+    )
+    same = (event.c.repository == row.c.repository, event.c.artifact == row.c.artifact_digest)
+    query = select(
+        row.c.id, row.c.event_index, row.c.allowed, row.c.statement, event.c.entry, and_(*same).label("same"),
+        row.c.withdrawn_at, row.c.withdrawn_event_index, ending.c.type,
+    ).select_from(joined)  # fmt: skip
+    withdrawn = _withdrawn_verdicts(session)
+    for found in session.connection().execute(query.order_by(row.c.event_index)):
+        members = _members(found.entry)
+        said = members.get("type"), members.get("detail", {}).get("verdict")
+        if not found.same or said[0] not in _DECIDED[found.allowed] or said[1] != found.statement:
+            yield (
+                found.event_index,
+                f"the decision {found.id} rests on event {found.event_index}, which does not say so",
+            )
+        elif found.withdrawn_at is not None and found.type != _WITHDRAWN:
+            yield found.event_index, f"the promotion {found.id} was withdrawn, and no event says so"
+        elif found.allowed and found.withdrawn_at is None and found.statement in withdrawn:
+            yield (
+                withdrawn[found.statement],
+                f"the promotion {found.id} holds, and event {withdrawn[found.statement]} ends it",
+            )
+
+
+def _withdrawn_verdicts(session: Session) -> dict[str, int]:
+    """The verdicts that events withdraw, and by which."""
+    event = table_of(CustodyEvent)
+    query = select(event.c.index, event.c.entry).where(event.c.type == _WITHDRAWN)
+    named = ((index, _members(entry)) for index, entry in session.connection().execute(query))
+    return {str(members.get("detail", {}).get("withdrawn")): index for index, members in named}
+
+
+def _members(entry: Any) -> dict[str, Any]:
+    try:
+        return dict(log_entries.members_of(entry)) if isinstance(entry, bytes) else {}
+    except LogNotIntact:
+        return {}

@@ -11,9 +11,9 @@ from sqlalchemy import select as columns
 from sqlmodel import Session, col, select
 
 from modelreg.digests import Digest
-from modelreg.errors import ModelregError, NotFound
+from modelreg.errors import ModelregError, NotFound, Quarantined, Revoked
 from modelreg.trust import TrustPolicy
-from modelreg_server import custody, recalls
+from modelreg_server import custody, promotion, recalls
 from modelreg_server.access_grants import is_sensitive
 from modelreg_server.callers import Caller, Hidden, NotPermitted, current, denied, reasons_of, require
 from modelreg_server.custody import CustodyEvent, Event, EventType
@@ -23,17 +23,19 @@ from modelreg_server.database import Database
 from modelreg_server.group_commit import Recorder
 from modelreg_server.identity import Verb
 from modelreg_server.known_artifacts import KnownArtifact, KnownArtifacts, Permitted
+from modelreg_server.promotion import Serving
 from modelreg_server.tables import Artifact, ArtifactFile, Blob, GrantRow, Publication, Repository, Signature
 
 
 @dataclass(frozen=True)
 class Granted:
-    """A durable grant with its proof."""
+    """A durable grant with its proof; `permit` is signed, where it is for an environment."""
 
     id: str
     permitted: Permitted
     expires_at: datetime
     proof: Proof
+    permit: bytes | None = None
 
 
 def grant(
@@ -49,50 +51,96 @@ def grant(
     policy: Callable[[], TrustPolicy | None],
     lifetime: timedelta,
     known_size: int | None = None,
+    serving: Serving | None = None,
 ) -> Granted:
     """Decide, append `artifact.granted` or `artifact.refused`, commit; only then answer or raise.
 
     Decided before the log's lock is held, and again under it if anything decisive happened since the caller was
     authenticated: what is recorded holds at the commit.
 
+    Args:
+        serving: for an environment: it must be promoted there and be promoted again now. If it would not be, that is
+            withdrawn in the same transaction.
+
     Raises:
         NotFound, Forbidden: absent, hidden, or not permitted.
         Revoked, Quarantined: the artifact is recalled here, or by the server's trust policy.
+        PolicyRefused: it may not serve in the environment.
     """
-    found = known.get(caller.epoch, repository, artifact)
+    found = known.get(caller.epoch, repository, artifact) if serving is None else None
+    standing: _Standing = None
     if found is not None:
         decision = _decide_known(caller, repository, artifact, found, policy)
     else:
         with recorder.database.reading() as session:
-            decision, found = _decide(session, caller, repository, artifact, policy)
-        if found is not None:
+            decision, found = _decide(session, caller, repository, artifact, policy, serving)
+            standing = _standing(session, serving, repository, artifact, decision, caller.now)
+        if found is not None and serving is None:
             known.put(caller.epoch, repository, artifact, found)
     event = {"repository": repository, "artifact": artifact, "tag": tag, "host": host, "purpose": purpose}
     grant_id, expires_at = str(uuid.uuid4()), caller.now + lifetime
 
-    def append(session: Session) -> Permitted | ModelregError:
+    def append(session: Session) -> tuple[Permitted | ModelregError, str | None]:
         now = current(session, caller)
-        settled = decision if now is caller else _decide(session, now, repository, artifact, policy)[0]
+        settled, stands = decision, standing
+        if now is not caller:
+            settled = _decide(session, now, repository, artifact, policy, serving)[0]
+            stands = _standing(session, serving, repository, artifact, settled, caller.now)
+        if serving is not None:
+            promotion.note_policy(session, serving.deciding, caller.now)
+        if serving is not None and isinstance(stands, promotion.NoLonger):
+            promotion.withdraw(session, stands, serving, caller.now)
+        if isinstance(stands, ModelregError) and not isinstance(settled, ModelregError):
+            settled = stands
+        verdict = stands if isinstance(stands, str) else None
         if isinstance(settled, ModelregError):
             _append_refusal(session, caller, settled, event)
         else:
-            _append_grant(session, caller, grant_id, expires_at, event)
-        return settled
+            _append_grant(session, caller, grant_id, expires_at, event, serving, verdict)
+        return settled, verdict
 
-    recorded = recorder.record(append, only_appends=True)
-    if isinstance(recorded.value, ModelregError):
-        raise recorded.value
-    return Granted(grant_id, recorded.value, expires_at, recorded.proof(known_size))
+    recorded = recorder.record(append, only_appends=serving is None)
+    permitted, verdict = recorded.value
+    if isinstance(permitted, ModelregError):
+        raise permitted
+    permit = None
+    if serving is not None and verdict is not None:
+        permit = promotion.permit(serving, repository, artifact, verdict, grant_id, host, caller)
+    return Granted(grant_id, permitted, expires_at, recorded.proof(known_size), permit)
+
+
+# The verdict by which it may serve, or why it may not; None where nobody asked, or the answer is no anyway.
+_Standing = str | ModelregError | None
+
+
+def _standing(
+    session: Session,
+    serving: Serving | None,
+    repository: str,
+    artifact: str,
+    decision: Permitted | ModelregError,
+    now: datetime,
+) -> _Standing:
+    # What is recalled is refused as that, and its promotion is withdrawn all the same.
+    if serving is None or not isinstance(decision, Permitted | Quarantined | Revoked):
+        return None
+    return promotion.standing(session, serving, repository, artifact, now)
 
 
 def _decide(
-    session: Session, caller: Caller, repository: str, artifact: str, policy: Callable[[], TrustPolicy | None]
+    session: Session,
+    caller: Caller,
+    repository: str,
+    artifact: str,
+    policy: Callable[[], TrustPolicy | None],
+    serving: Serving | None = None,
 ) -> tuple[Permitted | ModelregError, KnownArtifact | None]:
     """What the artifact's bytes are verified with, or the refusal; and what of it does not depend on who asks."""
     row = session.connection().execute(_FOUND, {"repository": repository, "artifact": artifact}).one_or_none()
     sensitive = row is not None and row.sensitive
-    if not caller.principal.may(Verb.PULL, repository, sensitive=sensitive):
-        return denied(caller.principal, Verb.PULL, repository, sensitive=sensitive), None
+    environment = serving.environment if serving is not None else None
+    if not caller.principal.may(Verb.PULL, repository, sensitive=sensitive, environment=environment):
+        return denied(caller.principal, Verb.PULL, repository, sensitive=sensitive, environment=environment), None
     if row is None or row.publication_id is None:
         return NotFound(f"{repository} has no artifact {artifact}, or this token may not see it"), None
     if (recalled := recalls.refusal(session, artifact)) is not None:
@@ -100,7 +148,7 @@ def _decide(
     manifest = session.connection().execute(_MANIFEST, {"artifact": artifact}).scalar_one()
     bundles = session.connection().execute(_BUNDLES, {"publication": row.publication_id}).scalars().all()
     found = KnownArtifact(sensitive, Permitted(manifest, list(bundles)))
-    return _decide_known(caller, repository, artifact, found, policy), found
+    return _by_policy(policy(), artifact) or found.permitted, found
 
 
 def _decide_known(
@@ -134,8 +182,18 @@ def _by_policy(policy: TrustPolicy | None, artifact: str) -> ModelregError | Non
     return None if policy is None else policy.refusal(Digest.parse(artifact))
 
 
-def _append_grant(session: Session, caller: Caller, grant_id: str, expires_at: datetime, event: dict[str, Any]) -> None:
-    granted = Event(EventType.ARTIFACT_GRANTED, detail={"grant": grant_id}, **event)
+def _append_grant(
+    session: Session,
+    caller: Caller,
+    grant_id: str,
+    expires_at: datetime,
+    event: dict[str, Any],
+    serving: Serving | None,
+    verdict: str | None,
+) -> None:
+    environment = serving.environment if serving is not None else None
+    served = {"environment": environment, "verdict": verdict} if environment is not None else {}
+    granted = Event(EventType.ARTIFACT_GRANTED, detail={"grant": grant_id, **served}, **event)
     index = custody.append(session, caller.actor, granted, caller.now)
     insert_late(
         session,
@@ -148,6 +206,7 @@ def _append_grant(session: Session, caller: Caller, grant_id: str, expires_at: d
         purpose=event["purpose"],
         host=event["host"],
         expires_at=expires_at,
+        environment=environment,
     )
 
 
@@ -171,7 +230,8 @@ def open_grant(session: Session, caller: Caller, grant_id: str) -> GrantRow:
     row = session.get(GrantRow, grant_id)
     if row is None or row.principal != caller.principal.name or caller.now >= row.expires_at:
         raise no_grant(grant_id)
-    require(caller, Verb.PULL, row.repository, sensitive=is_sensitive(session, row.repository))
+    sensitive = is_sensitive(session, row.repository)
+    require(caller, Verb.PULL, row.repository, sensitive=sensitive, environment=row.environment)
     # Bytes that went to another machine than the event names would be in no event.
     host = caller.principal.host
     if session.get_one(CustodyEvent, row.event_index).verified_host != (host.name if host else None):

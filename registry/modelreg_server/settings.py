@@ -94,6 +94,12 @@ class Settings(BaseSettings):
     log_publish_max_lag_seconds: int = Field(
         default=3600, ge=1, description="How long the blob store may fail to take them before grants are refused."
     )
+    promotion_policy: Path | None = Field(
+        default=None, description="The promotion policy; without one nothing is promoted. Read again each time."
+    )
+    permit_seconds: int = Field(
+        default=900, ge=30, le=86400, description="How long a permit lives: how late a host may learn of a withdrawal."
+    )
     publication_seconds: int = Field(default=7 * 86400, ge=60, description="How long an open publication can resume.")
 
     @field_validator("behind_proxy")

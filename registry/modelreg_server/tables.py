@@ -266,6 +266,7 @@ class GrantRow(SQLModel, table=True):
     purpose: str = Field(max_length=20)
     host: str = Field(max_length=200)
     expires_at: datetime = Field(sa_type=UtcDateTime)
+    environment: str | None = Field(default=None, max_length=63)  # it was given for serving there
 
 
 class AccessGrantRow(SQLModel, table=True):
@@ -525,3 +526,50 @@ class ModelClaim(SQLModel, table=True):
     member: str = Field(max_length=200)
     resolved: str | None = Field(default=None, max_length=71)
     recorded_at: datetime = Field(sa_type=UtcDateTime)
+
+
+class PromotionPolicyText(SQLModel, table=True):
+    """A promotion policy that decided something, by the SHA-256 of its bytes; never changed, or nothing could be replayed.
+
+    `event_index` is the newest `policy.changed` that names it: the row with the highest one decided last.
+    """
+
+    __tablename__ = "promotion_policy"
+    __table_args__ = (artifact_check("digest"),)
+
+    digest: str = Field(primary_key=True, max_length=71)
+    content: bytes = Field(sa_type=LargeBinary)
+    first_used_at: datetime = Field(sa_type=UtcDateTime)
+    event_index: int = Field(sa_type=BigInteger)
+
+
+class PromotionDecision(SQLModel, table=True):
+    """An answer to whether an artifact may serve in an environment, with the bytes it was made of and the signed verdict.
+
+    One that is `allowed` holds until `withdrawn_at` is set; `statement` is the SHA-256 of what the verdict signs.
+    """
+
+    __tablename__ = "promotion_decision"
+    __table_args__ = (
+        artifact_check("artifact_digest"),
+        artifact_check("statement"),
+        Index("ix_promotion_decision_subject", "artifact_digest", "environment", "repository"),
+    )
+
+    id: int | None = Field(default=None, primary_key=True)
+    repository: str = Field(index=True, max_length=128)
+    artifact_digest: str = Field(max_length=71)
+    environment: str = Field(max_length=63)
+    allowed: bool
+    policy_digest: str = Field(foreign_key="promotion_policy.digest", max_length=71)
+    facts: bytes = Field(sa_type=LargeBinary)
+    decision: bytes = Field(sa_type=LargeBinary)
+    verdict: bytes = Field(sa_type=LargeBinary)
+    statement: str = Field(max_length=71)
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    created_by: str = Field(max_length=200)
+    event_index: int = Field(sa_type=BigInteger)
+    withdrawn_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    withdrawn_by: str | None = Field(default=None, max_length=200)
+    withdrawn_reason: str | None = Field(default=None, max_length=200)
+    withdrawn_event_index: int | None = Field(default=None, sa_type=BigInteger)

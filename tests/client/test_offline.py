@@ -81,10 +81,10 @@ def test_a_load_without_the_registry_is_queued_and_recorded_later_as_what_it_was
     prepared = host.prepare()
 
     assert prepared.event is None
-    assert prepared.permit.entry is not None
-    assert "--offline" in prepared.permit.why
+    assert prepared.loadable.entry is not None
+    assert "--offline" in prepared.loadable.why
     assert len(host.machine.outbox) == 1
-    artifact = str(prepared.permit.verified.manifest.digest)
+    artifact = str(prepared.loadable.verified.manifest.digest)
     assert loads(host.registry, artifact) == []
     delivered = reports.deliver(host.api, host.policy, host.machine)
     assert (delivered.sent, delivered.left) == (1, 0)
@@ -100,18 +100,18 @@ def test_a_load_without_the_registry_is_queued_and_recorded_later_as_what_it_was
 def test_a_tag_means_what_it_meant_when_it_was_pulled_last(host, reference):
     artifact = str(host.pull().verified.manifest.digest)
     reference = f"demo/m@{artifact}" if reference == "digest" else reference
-    assert str(host.prepare(reference).permit.verified.manifest.digest) == artifact
+    assert str(host.prepare(reference).loadable.verified.manifest.digest) == artifact
 
 
 def test_the_newest_of_two_pulls_of_a_tag_is_it(host, tmp_path):
-    first = str(host.prepare().permit.verified.manifest.digest)
+    first = str(host.prepare().loadable.verified.manifest.digest)
     model = tmp_path / "second"
     model.mkdir()
     (model / "weights.bin").write_bytes(os.urandom(16))
     assert cli("push", model, "demo/m:prod", env=host.registry.environment(tmp_path / "home")).returncode == 0
     second = str(host.pull().verified.manifest.digest)
     assert second != first
-    assert str(host.prepare().permit.verified.manifest.digest) == second
+    assert str(host.prepare().loadable.verified.manifest.digest) == second
 
 
 def test_a_tag_that_was_never_pulled_here_means_nothing(host):
@@ -139,7 +139,7 @@ def test_without_a_pinned_log_nothing_is_launched_without_the_registry(host):
 
 
 def test_stale_revocations_and_revoked_artifacts_stop_it(host):
-    artifact = host.prepare().permit.verified.manifest.digest
+    artifact = host.prepare().loadable.verified.manifest.digest
     revocations = dataclasses.replace(host.policy.revocations, artifacts=frozenset({artifact}))
     with pytest.raises(Revoked):
         host.prepare(policy=dataclasses.replace(host.policy, revocations=revocations))
@@ -199,7 +199,7 @@ def test_a_network_that_falls_away_after_the_grant_queues_the_load(host, monkeyp
     monkeypatch.setattr(host.api, "report_received", away)
     prepared = host.prepare(ask=True)
     assert prepared.event is None
-    assert prepared.permit.why is None, "the grant itself was fresh"
+    assert prepared.loadable.why is None, "the grant itself was fresh"
     assert len(host.machine.outbox) == 2
     monkeypatch.undo()
     assert reports.deliver(host.api, host.policy, host.machine).sent == 2
@@ -223,10 +223,10 @@ def test_a_host_signs_what_it_queues_and_the_registry_says_by_which_key(served, 
     good = path.read_bytes()
     path.write_text(json.dumps(tampered))
     assert reports.deliver(host.api, policy, host.machine).rejected == 1
-    assert loads(registry, str(prepared.permit.verified.manifest.digest)) == []
+    assert loads(registry, str(prepared.loadable.verified.manifest.digest)) == []
     path.write_bytes(good)
     assert reports.deliver(host.api, policy, host.machine).sent == 1
-    [row] = loads(registry, str(prepared.permit.verified.manifest.digest))
+    [row] = loads(registry, str(prepared.loadable.verified.manifest.digest))
     assert row.verified_host == machine.name
     event = next(event for event in registry.whole_log() if event.index == row.event_index)
     assert event.detail["signed_by"] == told["signature"]["key_id"]

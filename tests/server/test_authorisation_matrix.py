@@ -125,6 +125,10 @@ TABLE = {
     f"POST {RECALL}/confirmations": rule(*SEES, answer=201, scope="recall"),
     f"GET {RECALL}/status": rule("audit", "quarantine", "admin", *EVERYWHERE, scope="recall"),
     "POST /v1/alterations": rule(*READERS, answer=201, scope="recall"),
+    f"POST {REPOSITORY}/artifacts/{{artifact}}/promotions": rule("promote", answer=500),  # there is no promotion policy
+    f"POST {REPOSITORY}/artifacts/{{artifact}}/demotions": rule("promote"),  # nothing is promoted
+    "GET /v1/promotions": rule(*ROLES, scope="anybody"),
+    "GET /v1/promotions/{decision}": rule(*ROLES, answer=404, scope="anybody"),  # see test_promotion
     "GET /v1/trust/metadata/{name}": rule(*ROLES, answer=404, scope="anybody"),  # nothing is published
     "GET /v1/trust/targets/{name}": rule(*ROLES, answer=404, scope="anybody"),
 }
@@ -228,6 +232,13 @@ def with_repository(name, world):
         f"POST {DATASET}/{{artifact}}/declassification": (
             f"/v1/datasets/{name}/{artifact}/declassification",
             {"bundle": "{}"},
+        f"POST {REPOSITORY}/artifacts/{{artifact}}/promotions": (
+            f"{path}/artifacts/{artifact}/promotions",
+            {"environment": "production"},
+        ),
+        f"POST {REPOSITORY}/artifacts/{{artifact}}/demotions": (
+            f"{path}/artifacts/{artifact}/demotions",
+            {"environment": "production", "reason": "r"},
         ),
         f"POST {REPOSITORY}/grants": (f"{path}/grants", {"artifact": artifact, "purpose": "pull", "host": "h"}),
         "GET /v1/access/decision": (f"/v1/access/decision{query}&subject=person:x&verb=pull", None),
@@ -308,7 +319,9 @@ def of(scope):
 @pytest.mark.parametrize("route", of("anybody"))
 def test_routes_for_anybody_answer_every_role_alike(world, route):
     method, path = route.split()
-    path = path.format(name=f"{NO_BLOB}.trust.toml" if "targets" in path else "1.root.json", path="0/000.p/1")
+    path = path.format(
+        name=f"{NO_BLOB}.trust.toml" if "targets" in path else "1.root.json", path="0/000.p/1", decision=1
+    )
     path += {"/v1/log/proof": "?index=0&size=1", "/v1/log/consistency": "?old=1&new=2"}.get(path, "")
     for role in ROLES:
         assert world.ask(role, method, path, None).status == TABLE[route].answer, role

@@ -35,6 +35,7 @@ from modelreg.durable import replace_file
 from modelreg.errors import Invalid, Misconfigured, NotFound, Unreachable
 from modelreg.key_uris import KeySource, KmsUri, Pkcs11Uri
 from modelreg.manifests import Manifest
+from modelreg.permits import Permit
 from modelreg.progress import Bars
 from modelreg.references import parse_reference, parse_tag
 from modelreg.settings import Settings
@@ -54,8 +55,8 @@ def run_push(options: argparse.Namespace) -> int:
     tags.pop(None, None)
     api = connect(settings)
     # A Sigstore stamps for itself.
-    stamp = None if options.no_timestamp or options.sign == "keyless" else _stamp(settings, api, output)
-    signer, made = _signer(settings, options.sign), derivation_of(api, options)
+    stamp = None if options.no_timestamp or options.sign == "keyless" else stamp_of(settings, api, output)
+    signer, made = signer_of(settings, options.sign), derivation_of(api, options)
 
     def attest(manifest: Manifest) -> list[bytes]:
         if made is None:
@@ -112,6 +113,7 @@ def run_pull(options: argparse.Namespace) -> int:
             meter=bars.meter,
             state_dir=machine.state_dir,
             outbox=machine.outbox,
+            environment=options.environment,
         )
         folder = pulled.folder
         if options.output is not None:
@@ -120,7 +122,7 @@ def run_pull(options: argparse.Namespace) -> int:
     if options.receipt is not None:
         replace_file(options.receipt.absolute(), pulled.grant.receipt.encode())
     _deliver(api, policy, machine, output)
-    manifest = pulled.verified.manifest
+    manifest, permit = pulled.verified.manifest, pulled.permit
     output.result(
         {
             "repository": pulled.verified.repository,
@@ -132,24 +134,23 @@ def run_pull(options: argparse.Namespace) -> int:
             "receipt": "recorded" if pulled.entry is None else "verified",
             "size_bytes": manifest.total_bytes,
             "transferred_bytes": pulled.transferred_bytes,
+            **({"environment": options.environment, "permit_until": permit.expires_at} if permit else {}),
         },
         f"verified {pulled.verified.repository}@{manifest.digest}",
         f"  signed by {pulled.verified.signer.identity} ({pulled.verified.signer.authority}), {len(manifest.files)} files, "
         f"{size_text(manifest.total_bytes)}, received {size_text(pulled.transferred_bytes)}",
         f"  {receipt_line(pulled.entry, pulled.grant.event)}",
+        *([f"  {permit_line(permit)}"] if permit else []),
         str(folder),
     )
     return 0
 
 
 def run_launch(options: argparse.Namespace) -> int:
-    """`modelreg launch REF [--adapter REF] -- CMD … {model} …`; does not return when the command starts."""
-    _read_late_options(options)
+    """`modelreg launch REF [--adapter REF] [--env ENV] -- CMD … {model} …`; does not return when the command starts."""
+    command = _typed_command(options)
     settings, output = settings_of(options), output_of(options)
     policy, machine = pinned.policy_of(settings, output.note), reports.machine_of(settings)
-    command = options.command[1:] if options.command[:1] == ["--"] else options.command
-    if not command:
-        raise Invalid("say what to start: modelreg launch REF -- CMD … {model} …", field="command")
     with Bars(quiet=output.quiet or output.as_json) as bars:
         prepared = launch.prepare(
             lambda: connect(settings),
@@ -164,10 +165,11 @@ def run_launch(options: argparse.Namespace) -> int:
             environment=os.environ,
             heartbeat_seconds=options.heartbeat,
             ask=not options.offline,
+            serve_in=options.environment,
             adapter=parse_reference(options.adapter) if options.adapter is not None else None,
         )
-    if prepared.permit.api is not None and prepared.event is not None:
-        _deliver(prepared.permit.api, policy, machine, output)
+    if prepared.loadable.api is not None and prepared.event is not None:
+        _deliver(prepared.loadable.api, policy, machine, output)
     for load in prepared.loads:
         _tell_launch(load, output)
         if options.heartbeat is not None:
@@ -181,13 +183,22 @@ def run_launch(options: argparse.Namespace) -> int:
         raise NotFound(f"{prepared.arguments[0]} cannot be started: {error.strerror}") from None
 
 
-def _read_late_options(options: argparse.Namespace) -> None:
-    """Take options between REF and `--`: argparse hands over everything behind REF as the command."""
-    if options.command[:1] and options.command[0].startswith("-") and "--" in options.command:
-        at = options.command.index("--")
-        late, options.command = options.command[:at], options.command[at:]
-        if late:
-            options.late.parse_args(late, namespace=options)
+def _typed_command(options: argparse.Namespace) -> list[str]:
+    """The words to start. Options may stand behind REF too, before `--`: argparse takes all that follows for the command."""
+    typed: list[str] = options.command
+    if typed and typed[0].startswith("-"):
+        at = typed.index("--") if "--" in typed else len(typed)
+        options.late.parse_args(typed[:at], namespace=options)
+        typed = typed[at:]
+    command = typed[1:] if typed[:1] == ["--"] else typed
+    if not command:
+        raise Invalid("say what to start: modelreg launch REF -- CMD … {model} …", field="command")
+    return command
+
+
+def permit_line(permit: Permit) -> str:
+    """What a verified permit allows."""
+    return f"permit: verified, for {permit.environment} until {permit.expires_at:%Y-%m-%d %H:%M:%S}Z"
 
 
 def _deliver(api: Api, policy: TrustPolicy, machine: reports.Machine, output: Output) -> None:
@@ -204,19 +215,21 @@ def _deliver(api: Api, policy: TrustPolicy, machine: reports.Machine, output: Ou
 
 
 def _tell_launch(prepared: launch.Prepared, output: Output) -> None:
-    permit = prepared.permit
-    verified = permit.verified
-    if permit.why is not None:
-        assert permit.entry is not None
+    loadable = prepared.loadable
+    verified = loadable.verified
+    if loadable.why is not None:
+        assert loadable.entry is not None
         output.note(
-            f"note: without the registry, by the receipt of {permit.entry.time:%Y-%m-%d %H:%M}Z "
-            f"(event {permit.entry.index}): {permit.why}"
+            f"note: without the registry, by the receipt of {loadable.entry.time:%Y-%m-%d %H:%M}Z "
+            f"(event {loadable.entry.index}): {loadable.why}"
         )
     recorded = f"load recorded as event {prepared.event}"
     if prepared.event is None:
         recorded = "load queued on this machine; the registry hears of it when it answers again"
     output.note(f"verified {verified.repository}@{verified.manifest.digest}, {recorded}")
-    output.note(receipt_line(permit.entry, None))
+    output.note(receipt_line(loadable.entry, None))
+    if loadable.permit is not None:
+        output.note(permit_line(loadable.permit))
 
 
 def _watch(prepared: launch.Prepared, settings: Settings, heartbeat_seconds: int, output: Output) -> None:
@@ -283,7 +296,7 @@ def _sha256(text: str) -> Digest:
     return digest
 
 
-def _stamp(settings: Settings, api: Api, output: Output) -> Callable[[bytes], bytes | None] | None:
+def stamp_of(settings: Settings, api: Api, output: Output) -> Callable[[bytes], bytes | None] | None:
     """How this push gets its time stamp; None where nobody on this machine could verify one."""
     authorities = {}
     if pinned.takes_pinned(settings) or settings.trust_policy.exists():
@@ -309,7 +322,12 @@ def _stamp(settings: Settings, api: Api, output: Output) -> Callable[[bytes], by
     return stamp
 
 
-def _signer(settings: Settings, method: str | None) -> signing.Signer:
+def signer_of(settings: Settings, method: str | None) -> signing.Signer:
+    """What signs, by the settings and the method that was asked for.
+
+    Raises:
+        Misconfigured: there is no key or no certificate.
+    """
     if method == "keyless":
         return keyless.load_keyless(settings.sigstore_config, settings.sigstore_token_file, os.environ)
     if settings.key is None:

@@ -62,9 +62,9 @@ class Principal:
         request = AccessRequest(self.name, verb, repository, self.at, environment, self.host, sensitive)
         return decide(request, grants_of_scopes(self.name, self.scopes) if self.scopes else self.grants)
 
-    def may(self, verb: Verb, repository: str, *, sensitive: bool = False) -> bool:
-        """Whether the principal may do this to this repository, now and from this host."""
-        return self.decide(verb, repository, sensitive=sensitive).allowed
+    def may(self, verb: Verb, repository: str, *, sensitive: bool = False, environment: str | None = None) -> bool:
+        """Whether the principal may do this to this repository, now and from this host, for the environment it names."""
+        return self.decide(verb, repository, sensitive=sensitive, environment=environment).allowed
 
     def may_somewhere(self, verb: Verb) -> bool:
         """Whether the principal may do this to any repository there is or will be."""

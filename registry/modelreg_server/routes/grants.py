@@ -13,9 +13,10 @@ from modelreg.errors import Invalid
 from modelreg_server import loads, retrieval
 from modelreg_server.callers import Caller
 from modelreg_server.custody import EventType
-from modelreg_server.dependencies import PartsDep, RepositoryDep, Requires
+from modelreg_server.dependencies import Parts, PartsDep, RepositoryDep, Requires
 from modelreg_server.guarding import GuardedRoute
 from modelreg_server.loads import Reported
+from modelreg_server.promotion import Serving
 from modelreg_server.routes import REPOSITORY, BlobPath, IdPath
 
 router = APIRouter(tags=["grants"], route_class=GuardedRoute)
@@ -42,6 +43,7 @@ def grant(repository: RepositoryDep, request: wire.GrantRequest, caller: Puller,
         policy=lambda: parts.trust_policy() if parts.has_trust_policy else None,
         lifetime=timedelta(seconds=parts.settings.grant_seconds),
         known_size=request.known_size,
+        serving=_serving(parts, request.environment),
     )
     answer = wire.Grant(
         id=granted.id,
@@ -53,9 +55,16 @@ def grant(repository: RepositoryDep, request: wire.GrantRequest, caller: Puller,
         expires_at=granted.expires_at,
         receipt=granted.proof.receipt,
         consistency=granted.proof.consistency,
+        permit=granted.permit.decode() if granted.permit is not None else None,
     )
     # Built from parsed values, and perhaps megabytes of manifest: not validated a second time.
     return Response(answer.model_dump_json(), 201, media_type="application/json")
+
+
+def _serving(parts: Parts, environment: str | None) -> Serving | None:
+    if environment is None:
+        return None
+    return Serving(environment, parts.deciding(), timedelta(seconds=parts.settings.permit_seconds))
 
 
 @router.post(_GRANT + "/read-requests", summary="How to fetch blobs")
