@@ -191,7 +191,8 @@ def prepare(
     arguments = [_filled(word, names) for word in command]
     events = _record_all(loadables, policy, machine, told)
     loads = [
-        Prepared(arguments, given, one, report, event) for one, report, event in zip(loadables, told, events, strict=True)
+        Prepared(arguments, given, one, report, event)
+        for one, report, event in zip(loadables, told, events, strict=True)
     ]
     return replace(loads[0], adapter=loads[1]) if adapter is not None else loads[0]
 

@@ -232,6 +232,7 @@ def with_repository(name, world):
         f"POST {DATASET}/{{artifact}}/declassification": (
             f"/v1/datasets/{name}/{artifact}/declassification",
             {"bundle": "{}"},
+        ),
         f"POST {REPOSITORY}/artifacts/{{artifact}}/promotions": (
             f"{path}/artifacts/{artifact}/promotions",
             {"environment": "production"},

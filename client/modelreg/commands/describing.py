@@ -26,8 +26,7 @@ from modelreg.classification import Classification
 from modelreg.commands import now, output_of, settings_of
 from modelreg.commands.revoking import parse_time
 from modelreg.commands.session import connect
-from modelreg.commands.weights import _signer as signer_of
-from modelreg.commands.weights import _stamp as stamp_of
+from modelreg.commands.weights import signer_of, stamp_of
 from modelreg.croissant import Croissant
 from modelreg.datasets import Dataset
 from modelreg.declassification import Declassification

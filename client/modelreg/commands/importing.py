@@ -15,7 +15,7 @@ from modelreg.classification import Classification
 from modelreg.commands import Output, now, output_of, printable, settings_of, size_text
 from modelreg.commands.revoking import FINDINGS
 from modelreg.commands.session import connect
-from modelreg.commands.weights import _signer, _stamp
+from modelreg.commands.weights import signer_of, stamp_of
 from modelreg.digests import Digest
 from modelreg.errors import Invalid, Misconfigured, ModelregError, NotFound, Unreachable
 from modelreg.hub import ENDPOINT, Hub, endpoint_of
@@ -50,7 +50,7 @@ def run_import(options: argparse.Namespace) -> int:
             api=api,
             reference=reference,
             tags=[parse_tag(tag) for tag in tags if tag],
-            signer=_signer(settings, options.sign),
+            signer=signer_of(settings, options.sign),
             fetched_by=api.whoami().principal,
             clock=now,
             meter=bars.meter,
@@ -76,7 +76,7 @@ def run_source_check(options: argparse.Namespace) -> int:
     if (options.reference is None) != options.all:
         raise Invalid("say what to check: REF, or --all", field="reference")
     policy, api = pinned.policy_of(settings, output.note), connect(settings)
-    signer = None if options.no_record else _signer(settings, options.sign)
+    signer = None if options.no_record else signer_of(settings, options.sign)
     stamp = None if options.no_record else _stamp_of(options, settings, api, output)
     rules = _rules(options)
     endpoint = endpoint_of(options.from_endpoint, rules)
@@ -211,7 +211,7 @@ def _asked(api: Api, options: argparse.Namespace) -> Iterator[tuple[str, Digest]
 
 def _stamp_of(options: argparse.Namespace, settings: Settings, api: Api, output: Output) -> Stamp:
     # A Sigstore stamps for itself.
-    return None if options.no_timestamp or options.sign == "keyless" else _stamp(settings, api, output)
+    return None if options.no_timestamp or options.sign == "keyless" else stamp_of(settings, api, output)
 
 
 def _record(
