@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from modelreg import __version__, answers, attestations, bundles, provenance, wire, wire_recalls
 from modelreg.api import Api
-from modelreg.attestations import Kind
+from modelreg.attestations import REGISTRY, Kind
 from modelreg.classification import Classification
 from modelreg.digests import Digest
 from modelreg.errors import Invalid, ModelregError, NotFound, Refused, Unreachable
@@ -33,6 +33,7 @@ from modelreg.wire_attestations import AttestationInfo
 from modelreg.wire_evidence import EvidenceEvent
 
 MAX_DEPTH = 32
+MAX_VERDICTS = 100  # of one artifact, the newest
 MAX_BYTES = 128 * 1024 * 1024  # of manifests, signatures and statements together
 _PUBLISHED = ("artifact.published", "artifact.imported")
 _MAX_EVENTS = 16  # that say one artifact was published or imported
@@ -52,30 +53,56 @@ def collect(api: Api, repository: str, artifact: Digest, now: datetime) -> Prove
 
 
 def dataset_statements(api: Api, dataset: provenance.Input) -> list[AttestationInfo]:
-    """The signed statements about a dataset.
-
-    There is no route for them in this version of the registry, so there are none: the one place to ask once there is.
-    """
-    del api, dataset
-    return []
+    """The newest signed record of a dataset of this name and digest; none where there is none, or it may not be seen."""
+    try:
+        records = api.dataset(parse_repository(dataset.name))
+    except (Invalid, NotFound, Refused):
+        return []
+    return [
+        AttestationInfo(
+            kind=Kind.DATASET.value,
+            statement=row.statement,
+            bundle=row.bundle,
+            authority=row.authority,
+            identity=row.identity,
+            signed_at=row.signed_at,
+            added_at=row.registered_at,
+            added_by=row.registered_by,
+            event=row.event,
+        )
+        for row in records
+        if row.current and row.digest == str(dataset.digest) and row.bundle is not None
+    ]
 
 
 def live_verdicts(api: Api, repository: str, artifact: Digest) -> list[AttestationInfo]:
-    """The registry's verdicts on promotions that are not withdrawn.
-
-    As above: this version of the registry keeps none.
-    """
-    del api, repository, artifact
-    return []
+    """The registry's verdicts on promotions that are not withdrawn; none where they may not be seen."""
+    found = []
+    try:
+        for info in api.promotions(MAX_VERDICTS, repository=repository, artifact=str(artifact), live="true"):
+            verdict = api.promotion(info.id).verdict
+            if verdict is not None:
+                found.append(
+                    AttestationInfo(
+                        kind=Kind.VERDICT.value,
+                        statement=info.verdict,
+                        bundle=verdict,
+                        authority=REGISTRY,
+                        identity="",
+                        signed_at=None,
+                        added_at=info.created_at,
+                        added_by=info.created_by,
+                        event=info.event,
+                    )
+                )
+    except (NotFound, Refused):
+        return []
+    return found
 
 
 def effective_class(detail: wire.ArtifactDetail) -> Classification | None:
-    """How sensitive the registry holds an artifact to be, with what it was made of.
-
-    As above: this version of the registry keeps none.
-    """
-    del detail
-    return None
+    """How sensitive the registry holds an artifact to be, with what it was made of; None where it does not know."""
+    return Classification(detail.classification) if detail.classification is not None else None
 
 
 class _Collection:

@@ -2,8 +2,6 @@
 
 Rows are publications in their order; a page looks at so many of them and leaves out what the caller may not read, so that
 it may be short or empty. How often something is loaded is told to who may audit its repository.
-
-Two columns come from other parts of the registry, through one function each: `classes_of` and `environments_of`.
 """
 
 from collections.abc import Sequence
@@ -14,12 +12,13 @@ from sqlmodel import Session, col, select
 
 from modelreg.answers import ArtifactState
 from modelreg.classification import Classification
+from modelreg_server import classifying
 from modelreg_server.callers import Caller
 from modelreg_server.identity import Verb
 from modelreg_server.lookups.loads import Outline, outlines
 from modelreg_server.lookups.sight import Sight
 from modelreg_server.lookups.states import ACTIVE, states_of
-from modelreg_server.tables import Artifact, Publication, Repository, Tag
+from modelreg_server.tables import Artifact, PromotionDecision, Publication, Repository, Tag
 
 _PAGE = 500  # publications read at once
 MAX_SCANNED = 10_000  # publications that one request looks at
@@ -54,16 +53,25 @@ class Item:
     loads: list[Outline] | None
 
 
-def classes_of(session: Session, artifacts: Sequence[str]) -> dict[str, Classification]:
-    """The effective class by artifact; whoever is absent has none on record. No table of this version holds them."""
-    del session, artifacts
-    return {}
+def environments_of(session: Session, held: Sequence[Held]) -> dict[Held, list[str]]:
+    """The environments that each was promoted to and not withdrawn from; absent is none.
 
-
-def environments_of(session: Session, held: Sequence[Held], now: datetime) -> dict[Held, list[str]]:
-    """The environments that each is promoted to now; absent is none. No table of this version holds them."""
-    del session, held, now
-    return {}
+    Whether the facts of now still allow it is asked when somebody wants a grant for it.
+    """
+    found: dict[Held, list[str]] = {}
+    query = (
+        select(PromotionDecision.repository, PromotionDecision.artifact_digest, PromotionDecision.environment)
+        .where(
+            col(PromotionDecision.allowed),
+            col(PromotionDecision.withdrawn_at).is_(None),
+            col(PromotionDecision.artifact_digest).in_({artifact for _, artifact in held}),
+        )
+        .distinct()
+        .order_by(col(PromotionDecision.environment))
+    )
+    for repository, artifact, environment in session.exec(query):
+        found.setdefault((repository, artifact), []).append(environment)
+    return found
 
 
 def page(session: Session, caller: Caller, wanted: Wanted, after: int, limit: int) -> tuple[list[Item], int | None]:
@@ -102,8 +110,8 @@ def _items(session: Session, caller: Caller, wanted: Wanted, rows: Sequence[_Lis
     may = {name: caller.principal.may(Verb.READ_METADATA, name) for name in {row[1] for row in rows}}
     readable = [row for row in rows if may[row[1]]]
     artifacts = list(dict.fromkeys(row[0].artifact_digest for row in readable))
-    classes = classes_of(session, artifacts)
-    environments = environments_of(session, [(row[1], row[0].artifact_digest) for row in readable], caller.now)
+    classes = classifying.effective_of(session, artifacts)
+    environments = environments_of(session, [(row[1], row[0].artifact_digest) for row in readable])
     chosen = []
     for row in readable:
         held = (row[1], row[0].artifact_digest)
