@@ -35,7 +35,7 @@ class Found(Wire):
     """An artifact that the question is about, and how what was asked led to it."""
 
     artifact: ArtifactDigest
-    by: Literal["artifact", "file", "root", "reference"]
+    by: Literal["artifact", "file", "root", "reference", "dataset"]  # dataset: it was made with it
     path: str | None = None
 
 

@@ -253,8 +253,8 @@ def _leads_to(manifest: Manifest, way: Found, asked: str | None) -> bool:
             return any(path == way.path and asked in {sha256, blake3} for path, sha256, blake3 in digests)
         case "root":
             return str(statements.root_digest(entry.sha256 for entry in manifest.files)) == asked
-        case "reference":
-            return True  # where a tag points is the registry's word
+        case "reference" | "dataset":
+            return True  # where a tag points, and what a dataset was used for, is the registry's word
 
 
 def _unchecked(row: RecordedSignature) -> RecordedSignature:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
 
+from sqlalchemy import bindparam
 from sqlmodel import Session, col, select
 
 from modelreg import attestations, bundles, declassification
@@ -29,6 +30,7 @@ from modelreg_server.tables import (
     Derivation,
     Publication,
     Repository,
+    table_of,
 )
 
 MAX_AFFECTED = 10_000  # artifacts that one change may reach
@@ -202,19 +204,34 @@ def _store(
     datasets: dict[str, Classification],
     now: datetime,
 ) -> None:
-    rows = [ArtifactClass(artifact=artifact, unknown_inputs=0, updated_at=now) for artifact in nodes]
-    insert_if_absent(session, rows)
+    table = table_of(ArtifactClass)
+    present: dict[str, tuple[object, ...]] = {}
     for batch in _batches(nodes):
-        for row in session.exec(select(ArtifactClass).where(col(ArtifactClass.artifact).in_(batch))):
-            node = nodes[row.artifact]
-            unknown = sum(effective_of(parent) is None for parent in node.parents)
-            unknown += len(node.datasets - datasets.keys())
-            values = (node.inherited, node.effective, _lowered_by(node), unknown)
-            if values == (row.inherited, row.effective, row.lowered_by, row.unknown_inputs):
-                continue
-            row.inherited, row.effective, row.lowered_by, row.unknown_inputs = values
-            row.updated_at = now
-            session.add(row)
+        query = table.select().where(table.c.artifact.in_(batch))
+        for row in session.connection().execute(query):
+            present[row.artifact] = (row.inherited, row.effective, row.lowered_by, row.unknown_inputs)
+    new, changed = [], []
+    for artifact, node in nodes.items():
+        unknown = sum(effective_of(parent) is None for parent in node.parents) + len(node.datasets - datasets.keys())
+        values = (_value(node.inherited), _value(node.effective), _lowered_by(node), unknown)
+        if present.get(artifact) == values:
+            continue
+        named = dict(zip(("inherited", "effective", "lowered_by", "unknown_inputs"), values, strict=True))
+        if artifact in present:
+            changed.append({"about": artifact, **named, "updated_at": now})
+        else:
+            new.append({"artifact": artifact, "declared": None, **named, "updated_at": now})
+    if new:
+        session.connection().execute(table.insert(), new)
+    if changed:
+        session.connection().execute(table.update().where(table.c.artifact == bindparam("about")), changed)
+    for held in list(session.identity_map.values()):
+        if isinstance(held, ArtifactClass):  # it says what it said before
+            session.expire(held)
+
+
+def _value(one: Classification | None) -> str | None:
+    return one.value if one is not None else None
 
 
 def _row(session: Session, artifact: str, now: datetime) -> ArtifactClass:

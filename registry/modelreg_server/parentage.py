@@ -7,13 +7,13 @@ Statements come here verified and recorded (`attestations`), claims as they were
 import re
 from collections.abc import Iterable, Sequence
 
-from sqlmodel import Session, col, select
+from sqlmodel import Session, col, func, select
 
 from modelreg import declassification, provenance
 from modelreg.attestations import Kind, VerifiedAttestation
 from modelreg.classification import Classification
 from modelreg.digests import Digest
-from modelreg.errors import Invalid, PolicyRefused
+from modelreg.errors import Conflict, Invalid, PolicyRefused
 from modelreg.references import Reference, parse_reference
 from modelreg_server import classifying, datasets, derivations
 from modelreg_server.callers import Caller
@@ -30,6 +30,7 @@ from modelreg_server.tables import (
     Tag,
 )
 
+MAX_INPUTS = 5000  # parents and datasets of one artifact, over all statements
 _HUB = re.compile(r"https://huggingface\.co/(?:datasets/)?([^/?#\s]+/[^/?#\s]+)/?", re.ASCII)
 
 
@@ -39,6 +40,7 @@ def take(session: Session, caller: Caller, verified: VerifiedAttestation, row: A
     Raises:
         SignatureInvalid: its predicate cannot be read.
         Invalid: the artifact as its own parent.
+        Conflict: it has more parents and datasets than it can have.
     """
     said, artifact = verified.attestation, row.about_digest
     if said.kind is Kind.DECLASSIFICATION:
@@ -55,6 +57,7 @@ def take(session: Session, caller: Caller, verified: VerifiedAttestation, row: A
             )
         for dataset in made.datasets:
             _use(session, caller, artifact, dataset, row)
+        _require_bounded(session, artifact)
     if made.classification is not None:
         classifying.declare(session, artifact, made.classification, caller.now)
     return made.classification
@@ -151,6 +154,17 @@ def _use(session: Session, caller: Caller, artifact: str, dataset: provenance.In
         use.name, use.grade, use.statement = dataset.name[:200], derivations.ATTESTED, row.statement
         use.event_index = row.event_index
     session.add(use)
+
+
+def _require_bounded(session: Session, artifact: str) -> None:
+    """Statements add up: what they name of one artifact is read whenever its class is computed."""
+    session.flush()
+    parents = session.exec(select(func.count()).select_from(Derivation).where(Derivation.child == artifact)).one()
+    uses = session.exec(select(func.count()).select_from(DatasetUse).where(DatasetUse.artifact == artifact)).one()
+    if parents + uses > MAX_INPUTS:
+        raise Conflict(
+            f"{artifact} has more than {MAX_INPUTS} parents and datasets; it takes no more", limit=MAX_INPUTS
+        )
 
 
 def _artifact_named(session: Session, caller: Caller, text: str) -> str | None:

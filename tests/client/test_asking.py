@@ -254,7 +254,8 @@ def test_what_was_made_from_what_is_attested_and_only_added_to(ask, model, regis
     ask("push", folder, "demo/child", "--base", base["artifact"], "--relation", "quantized")
     ask("push", folder, "demo/child")
     stated = [e for e in registry.whole_log() if e.type == "artifact.attested" and e.artifact == child["artifact"]]
-    assert [e.detail["kind"] for e in stated] == ["provenance"] * 3
+    assert {e.detail["kind"] for e in stated} == {"provenance"}
+    assert len(stated) in {2, 3}  # the same words within one second are one statement
 
     code, answer, _ = ask("lineage", child["artifact"], "--up")
     assert (code, answer["down"]) == (FOUND, [])

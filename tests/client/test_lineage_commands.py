@@ -252,6 +252,9 @@ def test_an_adapter_launches_on_its_base_and_on_no_other(ask, push, registry, tm
     for target, code in (("demo/base", 0), ("demo/other-base", POLICY)):
         done = cli("launch", "--offline", target, "--adapter", "demo/lora", *words, env=env)
         assert done.returncode == code, done.stderr
+    for late, code in ((["--no-heartbeat"], 0), (["--heartbeat", "0"], 2), (["--bogus"], 2)):  # options behind REF
+        done = cli("launch", "demo/base", *late, "--", "true", "{model}", env=env)
+        assert done.returncode == code, done.stderr
     done = cli("launch", "demo/lora", "--offline", "--", "true", "{model}", env=env)
     assert done.returncode == POLICY, done.stderr
 

@@ -133,6 +133,24 @@ def cases(published):
             {"reason": "r"},
             "quarantine:demo/*",
         ),
+        ("POST", "/v1/repositories/{namespace}/{name}/artifacts/{artifact}/attestations"): (
+            f"{repository}/artifacts/{artifact}/attestations",
+            {"bundle": "{}"},
+            "push:demo/m",
+        ),
+        ("GET", "/v1/repositories/{namespace}/{name}/artifacts/{artifact}/attestations"): (
+            f"{repository}/artifacts/{artifact}/attestations",
+            None,
+            "pull:demo/m",
+        ),
+        ("GET", "/v1/datasets"): ("/v1/datasets", None, "read-metadata:demo/*"),
+        ("POST", "/v1/datasets/{namespace}/{name}"): ("/v1/datasets/demo/m", {"bundle": "{}"}, "push:demo/m"),
+        ("GET", "/v1/datasets/{namespace}/{name}"): ("/v1/datasets/demo/m", None, "pull:demo/m"),
+        ("POST", "/v1/datasets/{namespace}/{name}/{artifact}/declassification"): (
+            f"/v1/datasets/demo/m/{artifact}/declassification",
+            {"bundle": "{}"},
+            "approve:demo/m",
+        ),
         ("GET", "/v1/recalls"): ("/v1/recalls", None, "pull:demo/*"),
         ("POST", "/v1/recalls/check"): ("/v1/recalls/check", {"artifacts": [artifact]}, "pull:demo/*"),
         ("POST", "/v1/recalls/{recall_id}/confirmations"): (
@@ -179,6 +197,7 @@ WITH_A_PUSH_SCOPE_ANYWHERE = {("POST", "/v1/timestamps")}
 FOR_EVERYBODY = {
     ("GET", "/v1/whoami"),
     ("GET", "/v1/repositories"),
+    ("GET", "/v1/datasets"),
     ("GET", "/v1/log/checkpoint"),
     ("GET", "/v1/log/proof"),
     ("GET", "/v1/log/consistency"),
@@ -196,6 +215,10 @@ WITH_RIGHTS = {
     ("DELETE", "/v1/hosts/{name}"): 404,
     ("POST", "/v1/repositories/{namespace}/{name}/grants"): 201,
     ("POST", "/v1/repositories/{namespace}/{name}/publications"): 422,  # the empty bundle
+    ("POST", "/v1/repositories/{namespace}/{name}/artifacts/{artifact}/attestations"): 422,  # the empty bundle
+    ("POST", "/v1/datasets/{namespace}/{name}"): 422,
+    ("POST", "/v1/datasets/{namespace}/{name}/{artifact}/declassification"): 422,
+    ("GET", "/v1/datasets/{namespace}/{name}"): 404,  # there is no dataset of this name
     ("DELETE", "/v1/tokens/{token_id}"): 404,
     ("POST", "/v1/timestamps"): 422,  # no query
     ("PUT", "/v1/trust"): 422,  # the empty root

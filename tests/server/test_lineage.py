@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlmodel import select
 
-from modelreg import attestations, declaring, pki, provenance, push, signing, wire
+from modelreg import attestations, declaring, lookup, pki, provenance, push, signing, wire
 from modelreg.attestations import Kind
 from modelreg.classification import Classification
 from modelreg.datasets import Dataset
@@ -24,7 +24,7 @@ from modelreg.errors import (
 from modelreg.references import parse_reference
 from modelreg.wire_attestations import AttestationRequest
 from modelreg.wire_datasets import DatasetRequest
-from modelreg_server import classifying, datasets, log_references
+from modelreg_server import classifying, datasets, log_references, parentage
 from modelreg_server.tables import ArtifactClass, AttestationRow, DatasetRecord, DatasetUse, Derivation, ModelClaim
 from support.registry import QUIET, running_registry
 
@@ -556,3 +556,24 @@ def test_bytes_that_changed_in_the_store_claim_nothing_and_do_not_stop_the_publi
 
     assert harvesting._measured_head(Store(CARD), "k", entry, manifest.chunk_bytes) == CARD
     assert harvesting._measured_head(Store(CARD.replace(b"mit", b"gpl")), "k", entry, manifest.chunk_bytes) is None
+
+
+def test_a_datasets_digest_leads_to_all_that_was_made_with_it(world):
+    child = world.push("demo/child", datasets=[("demo/rows", ROWS)])
+    grandchild = world.push("demo/grandchild", child)
+    api = world.registry.api()
+    reached = lookup.blast_radius(api, lookup.Question(digest=str(ROWS)))
+    assert [(row.artifact, row.why, row.depth) for row in reached.artifacts] == [
+        (str(child), "made with the dataset", 0), (str(grandchild), f"finetune of {child}", 1),
+    ]  # fmt: skip
+    assert [found.by for found in lookup.trace(api, lookup.Question(digest=str(ROWS))).found] == ["dataset"]
+    auditor = world.registry.api(world.registry.token("person:auditor", "audit:demo/grandchild"))
+    assert lookup.blast_radius(auditor, lookup.Question(digest=str(ROWS))).artifacts == []
+
+
+def test_an_artifact_takes_only_so_many_parents_and_datasets(world, monkeypatch):
+    monkeypatch.setattr(parentage, "MAX_INPUTS", 2)
+    child = world.push("demo/child", NOWHERE, datasets=[("demo/rows", ROWS)])
+    with pytest.raises(Conflict, match="takes no more"):
+        world.attest(child, world.provenance(child, "demo/child", ROWS), "demo/child")
+    assert len(world.edges(child)) == 1

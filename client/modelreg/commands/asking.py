@@ -164,7 +164,13 @@ def _local_lines(local: LocalFile | None) -> list[str]:
 
 def _traced_lines(traced: TracedArtifact) -> list[str]:
     found = traced.found
-    way = {"file": f"the file {found.path} of", "root": "the OMS root of", "artifact": "", "reference": ""}[found.by]
+    way = {
+        "file": f"the file {found.path} of",
+        "root": "the OMS root of",
+        "artifact": "",
+        "reference": "",
+        "dataset": "made with it:",
+    }[found.by]
     lines = [f"{printable(way)} artifact {found.artifact}".lstrip()]
     lines.append(f"  state       {_state_text(traced.state)}")
     lines.append(f"  size        {size_text(traced.size_bytes)} in {traced.files} files; OMS root {traced.root}")

@@ -34,7 +34,11 @@ def of_subject(session: Session, sight: Sight, subject: Subject, at: datetime) -
         if by_key.roots:
             return by_key
     roots = {
-        found.artifact: "asked for" if found.path is None else f"has the file as {found.path}"
+        found.artifact: "made with the dataset"
+        if found.by == "dataset"
+        else "asked for"
+        if found.path is None
+        else f"has the file as {found.path}"
         for found in reversed(subject.found)  # the first way to it is the one that is told
     }
     roots = {artifact: roots[artifact] for artifact in subject.artifacts}

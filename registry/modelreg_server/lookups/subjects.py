@@ -13,7 +13,7 @@ from modelreg_server.callers import Caller, require
 from modelreg_server.custody import CustodyEvent, EventType
 from modelreg_server.identity import Verb
 from modelreg_server.lookups.sight import Sight, visible
-from modelreg_server.tables import Artifact, ArtifactFile, Publication, Repository, Tag
+from modelreg_server.tables import Artifact, ArtifactFile, DatasetUse, Publication, Repository, Tag
 
 MAX_FOUND = 100  # artifacts that one file may lead to; a licence text is in all of them
 
@@ -134,6 +134,7 @@ def _by_digest(session: Session, sight: Sight, digest: Digest, at: datetime) -> 
         found += [Found(artifact=name, by="artifact") for name in visible(session, sight, [str(digest)], at)]
         roots = session.exec(select(Artifact.digest).where(Artifact.root_digest == str(digest)).limit(MAX_FOUND)).all()
         found += [Found(artifact=name, by="root") for name in sorted(visible(session, sight, roots, at))]
+    used = _made_with(session, sight, digest, at)
     column = ArtifactFile.sha256 if digest.algorithm == "sha256" else ArtifactFile.blake3
     query = (
         select(ArtifactFile.artifact_digest, ArtifactFile.path)
@@ -145,4 +146,24 @@ def _by_digest(session: Session, sight: Sight, digest: Digest, at: datetime) -> 
         .limit(MAX_FOUND + 1)
     )
     files = [Found(artifact=artifact, by="file", path=path) for artifact, path in session.exec(query)]
-    return found + files[:MAX_FOUND], len(files) > MAX_FOUND
+    truncated = max(len(files), len(used)) > MAX_FOUND
+    return found + files[:MAX_FOUND] + used[:MAX_FOUND], truncated
+
+
+def _made_with(session: Session, sight: Sight, digest: Digest, at: datetime) -> list[Found]:
+    """Artifacts that were made with a dataset of this digest, one more than are used."""
+    query = (
+        select(DatasetUse.artifact)
+        .join(Publication, col(Publication.artifact_digest) == col(DatasetUse.artifact))
+        .join(Repository, col(Repository.id) == col(Publication.repository_id))
+        .where(
+            DatasetUse.dataset == str(digest),
+            col(DatasetUse.recorded_at) <= at,
+            col(Publication.published_at) <= at,
+            sight.covers(Repository.name),
+        )
+        .distinct()
+        .order_by(DatasetUse.artifact)
+        .limit(MAX_FOUND + 1)
+    )
+    return [Found(artifact=artifact, by="dataset") for artifact in session.exec(query)]
