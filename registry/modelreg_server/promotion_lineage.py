@@ -203,6 +203,21 @@ def _origins(session: Session, artifacts: list[str]) -> dict[str, str]:
     return found
 
 
+def holders_of(session: Session, artifacts: Iterable[str]) -> dict[str, set[str]]:
+    """The repositories that hold each of them."""
+    found: dict[str, set[str]] = {}
+    wanted = list(artifacts)
+    for start in range(0, len(wanted), _BATCH):
+        query = (
+            select(Publication.artifact_digest, Repository.name)
+            .join(Repository, col(Repository.id) == col(Publication.repository_id))
+            .where(col(Publication.artifact_digest).in_(wanted[start : start + _BATCH]))
+        )
+        for artifact, name in session.exec(query):
+            found.setdefault(artifact, set()).add(name)
+    return found
+
+
 def _parents_first(made: Mapping[str, Made]) -> tuple[str, ...]:
     """Take away whoever is made of nothing that is left, until nobody is; what goes in circles is missing."""
     waits_for = {child: {parent for parent in one.parents if parent in made} for child, one in made.items()}

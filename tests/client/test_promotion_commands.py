@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from modelreg import launch, pki, pull, wire_promotions
+from modelreg import launch, permits, pki, pull, wire_promotions
 from modelreg.api import Api
 from modelreg.cache import Cache
 from modelreg.errors import Misconfigured, PolicyRefused, SignatureInvalid, SignerNotAllowed, Unreachable
@@ -259,6 +259,22 @@ def test_what_was_withdrawn_while_the_bytes_were_measured_does_not_start(world, 
             host.launch(chat, clock=late)
     finally:
         world.clock.ahead = timedelta()
+
+
+def test_a_kept_permit_of_another_host_is_not_believed_on_a_host(world, host, chat):
+    from support.hosts import enrol, grant
+
+    machine = enrol(world.registry, "gpu-9")
+    grant(world.registry, "host:gpu-9", "pull", "demo/*")
+    host.pull(chat, api=machine.api())
+    kept = host.cache.kept_permit(chat, "production")
+    verified = {"artifact": chat, "repository": "demo/m", "environment": "production", "host": "gpu-1"}
+    assert (
+        permits.verify(kept, world.log, **verified, now=datetime.now(UTC), verified_host="gpu-9").verified_host
+        == "gpu-9"
+    )
+    with pytest.raises(SignatureInvalid, match="verified_host"):
+        permits.verify(kept, world.log, **verified, now=datetime.now(UTC), verified_host="gpu-8")
 
 
 def test_removing_an_artifact_removes_its_permits(host, chat):

@@ -245,7 +245,21 @@ def test_a_class_is_not_known_where_that_of_a_parent_is_not(world):
     assert facts_of(world, highest).classification.effective == RESTRICTED
 
 
-def test_a_declassification_lowers_what_it_covers_and_only_in_its_own_repository(world):
+def test_a_declassification_counts_where_every_repository_that_holds_it_has_one(world):
+    data = b"in two repositories"
+    base = world.push(data=data)
+    imported(world, base, declared=CONFIDENTIAL)
+    assert world.push(data=data, repository="demo/also") == base
+    chat = world.push()
+    made_of(world, chat, base)
+    said = {"artifact": str(base), "from": "confidential", "to": "public", "reason": "anonymised"}
+    state(world, Kind.DECLASSIFICATION, base, said, "demo/also")
+    assert facts_of(world, chat).classification.effective == CONFIDENTIAL
+    state(world, Kind.DECLASSIFICATION, base, {**said, "to": "internal"})
+    assert facts_of(world, chat).classification.effective == INTERNAL
+
+
+def test_a_declassification_lowers_what_it_covers_and_only_where_the_artifact_is(world):
     base, chat = classed(world, CONFIDENTIAL), world.push()
     made_of(world, chat, base)
     said = {"artifact": str(chat), "from": "confidential", "to": "internal", "reason": "anonymised"}
