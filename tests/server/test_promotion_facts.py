@@ -198,6 +198,18 @@ def test_a_statement_under_another_name_can_only_make_a_dataset_more_sensitive(w
         assert found.classification == (CONFIDENTIAL if said == "public" else RESTRICTED)
 
 
+def test_a_dataset_named_by_digest_alone_has_its_statement_while_only_one_name_has_it(world):
+    chat, base = world.push(), world.push()
+    corpus = dataset(world, "demo/by-digest")
+    made_of(world, chat, base, datasets=[(corpus, str(corpus))])
+    (found,) = facts_of(world, chat).datasets
+    assert (found.name, found.owner) == ("demo/by-digest", "team")
+    said = {"name": "demo/squatter", "owner": "mallory", "classification": "public", "lawful_basis": "none"}
+    state(world, Kind.DATASET, corpus, said, "demo/squatter")
+    (found,) = facts_of(world, chat).datasets
+    assert (found.registered, found.statement, found.owner) == (True, None, None)
+
+
 def test_a_dataset_statement_of_a_signer_who_is_revoked_leaves_it_registered_and_unstated(world):
     chat, base = world.push(), world.push()
     corpus = dataset(world, "demo/withdrawn", by="zed")
