@@ -378,6 +378,52 @@ def test_parameters_change_what_a_rule_asks(change, kind, changes, rule, status)
     assert outcomes[rule].status == status
 
 
+EDGES = {
+    "a scan of just the age": ({"scans.0.scanned_at": "2026-11-10T12:00:00Z"}, "scan"),
+    "a scan of a clock five minutes ahead": ({"scans.0.scanned_at": "2026-11-24T12:05:00Z"}, "scan"),
+    "just the rules": ({"scans.0.rules_version": "2026-11-01"}, "scan"),
+    "approvals of just the age": ({"approvals.0.approved_at": "2026-10-25T12:00:00Z"}, "approvals"),
+    "an approval of a clock five minutes ahead": ({"approvals.0.approved_at": "2026-11-24T12:05:00Z"}, "approvals"),
+    "an adapter of one base": ({"relation": "adapter"}, "lineage"),
+    "a merge of two bases": ({"relation": "merge", "ancestors.1.depth": 1}, "lineage"),
+    "as sensitive as what it was made of": ({"classification.inherited": "confidential"}, "classification"),
+    "kept for another second": ({"datasets.0.retention_until": "2026-11-24T12:00:01Z"}, "datasets"),
+}
+
+
+@pytest.mark.parametrize(("changes", "rule"), EDGES.values(), ids=EDGES)
+def test_what_is_just_within_a_limit_passes(changes, rule):
+    decision, outcomes = decide(changed(start("F"), changes))
+
+    assert (outcomes[rule].status, decision.allowed) == ("pass", True)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"waived_at": "2026-11-01T00:00:00Z"},  # 30 days
+        {"waived_at": "2026-11-24T12:05:00Z"},
+        {"expires_at": "2026-11-24T12:00:01Z"},
+    ],
+)
+def test_a_waiver_just_within_its_limits_counts(changes):
+    assert waived("licence", **changes)[0].allowed
+
+
+def test_only_what_counts_once_is_said_to_count_once():
+    _, outcomes = decide(changed(start("F"), {"approvals": [CAL]}))
+
+    assert outcomes["approvals"].reason == "1 of 2 approvals count (person:cal)"
+
+
+def test_further_waivers_that_do_not_count_are_counted():
+    three = [waiver("licence", principal=f"person:{name}") for name in ("a", "b", "c")]
+
+    for count, said in ((2, "licence. no licence"), (3, "licence (and 1 more). no licence")):
+        _, outcomes = decide(changed(start("F"), {"licence": None, "waivers": three[:count]}))
+        assert said in outcomes["licence"].reason
+
+
 def test_the_newest_scan_of_a_tool_counts_wherever_it_stands():
     old = {**SCAN, "tool": "modelreg-gate", "scanned_at": "2026-11-01T00:00:00Z", "findings": [FINDING]}
     clean, objecting = (
