@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from modelreg import __version__, adapters, grants, offline, permits, reports, runtimes, wire
+from modelreg import __version__, adapters, enrolment, grants, offline, permits, reports, runtimes, wire
 from modelreg.api import Api
 from modelreg.attestations import VerifiedAttestation
 from modelreg.cache import Cache
@@ -348,6 +348,8 @@ def _kept(
     grant = str(detail.get("grant")) if isinstance(detail, dict) else ""
     permit = None
     if serve_in is not None:
-        permit = offline.permit(cache, policy, kept.verified, serve_in, machine.host, now, why)
+        enrolled = enrolment.find(machine.state_dir) if machine.host_key is not None else None
+        name = enrolled.name if enrolled is not None else None
+        permit = offline.permit(cache, policy, kept.verified, serve_in, machine.host, now, why, name)
     purpose, told = str(members.get("purpose")), f"{why.title}: {why.detail}"
     return Loadable(kept.verified, grant, machine.host, purpose, kept.entry, None, told, permit)

@@ -74,10 +74,12 @@ def permit(
     host: str,
     now: datetime,
     why: Unreachable,
+    verified_host: str | None = None,
 ) -> Permit:
     """The kept permit to serve an artifact in an environment: good until it ends, whatever happened since.
 
     Args:
+        verified_host: this machine's name as a host, where it has a key.
         why: the registry was not asked, or did not answer; raised again where nothing was kept.
 
     Raises:
@@ -99,6 +101,7 @@ def permit(
         environment=environment,
         host=host,
         now=now,
+        verified_host=verified_host,
     )
 
 

@@ -121,7 +121,9 @@ def read_cases(raw: bytes, name: str, *, toml: bool, read: Callable[[str], bytes
         return [Case(name, parse_facts(_json(document, name)), None)]
     try:
         if "decision" in members:
-            stored = _Stored.model_validate_json(_json(document, name), strict=True)
+            # As `modelreg promote --json` prints it, with more beside: when it was recorded, and by whom.
+            pair = {member: members[member] for member in ("facts", "decision") if member in members}
+            stored = _Stored.model_validate_json(_json(pair, name), strict=True)
             rules = {one.rule: one.status for one in stored.decision.outcomes}
             expected = Expected.model_validate({"allowed": stored.decision.allowed, "rules": rules})
             return [Case(name, stored.facts, expected)]

@@ -1,6 +1,6 @@
 """The registry's signed verdict on a promotion: a SLSA verification summary (VSA) v1, and what is believed of one.
 
-    policy              the policy's bytes by digest, and the environment
+    policy              the policy's bytes by digest; the environment is the fragment of its URI
     inputAttestations   the facts and the decision by digest, and every signed statement that they rest on
     verificationResult  PASSED or FAILED
 
@@ -51,8 +51,8 @@ def payload_of(facts: Facts, decision: Decision, *, origin: str, version: str, s
     """
     artifact = Digest.parse(decision.artifact)
     inputs = [
-        {"name": "facts", "uri": FACTS, **_digest(facts.digest)},
-        {"name": "decision", "uri": DECISION, **_digest(sha256_of(decision.raw))},
+        {"uri": FACTS, **_digest(facts.digest)},
+        {"uri": DECISION, **_digest(sha256_of(decision.raw))},
         *({"uri": f"{STATEMENT}:{one}", **_digest(Digest.parse(one))} for one in sorted(set(statements))),
     ]
     level = f"MODELREG_PROMOTED_TO_{decision.environment.upper().replace('-', '_')}"
@@ -60,11 +60,7 @@ def payload_of(facts: Facts, decision: Decision, *, origin: str, version: str, s
         "verifier": {"id": f"urn:modelreg:registry:{origin}", "version": {"modelreg": version}},
         "timeVerified": facts.evaluated_at.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         "resourceUri": f"modelreg:{decision.repository}@{artifact}",
-        "policy": {
-            "uri": POLICY,
-            **_digest(Digest.parse(decision.policy)),
-            "annotations": {"environment": decision.environment},
-        },
+        "policy": {"uri": f"{POLICY}#{decision.environment}", **_digest(Digest.parse(decision.policy))},
         "inputAttestations": inputs,
         "verificationResult": _RESULTS[decision.allowed],
         "verifiedLevels": [level if decision.allowed else "FAILED"],

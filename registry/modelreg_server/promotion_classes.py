@@ -1,8 +1,8 @@
 """How sensitive an artifact is, by what its statements declare and what it was made of; never below that, unless lowered.
 
 What is not known is None: an artifact of something of which nobody said how sensitive it is, unless it is in the highest class
-anyway. Claimed edges and statements of other repositories count too, since they can only raise it; a declassification counts in
-the repository that speaks for the artifact.
+anyway. Claimed edges and statements of other repositories count too, since they can only raise it; to lower it takes a
+declassification in every repository that holds the artifact.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from modelreg.attestations import Kind
 from modelreg.classification import Classification, highest
 from modelreg.promotion_facts import ClassFact
-from modelreg_server.promotion_lineage import Lineage, Made, class_in, datasets_in
+from modelreg_server.promotion_lineage import Lineage, Made, class_in, datasets_in, holders_of
 from modelreg_server.promotion_statements import Statements
 
 
@@ -81,12 +81,22 @@ def _class(
 
 
 def _lowered(statements: Statements, lineage: Lineage) -> dict[str, _Lowering]:
-    """The newest declassification of each artifact, in the repository that speaks for it."""
-    found: dict[str, _Lowering] = {}
+    """What declassifications allow: one in every repository that holds the artifact, and no more than each of them says."""
+    given: dict[str, dict[str, _Lowering]] = {}
     rows = statements.all_of(Kind.DECLASSIFICATION, lineage.made)
     for row, verified in statements.believed(rows):
         predicate = verified.attestation.predicate
         was, to = class_in(predicate, "from"), class_in(predicate, "to")
-        if was is not None and to is not None and row.repository == lineage.origins.get(row.about_digest):
-            found[row.about_digest] = _Lowering(was, to, str(verified.attestation.digest))
+        if was is not None and to is not None:
+            made = _Lowering(was, to, str(verified.attestation.digest))
+            given.setdefault(row.about_digest, {})[row.repository] = made  # the newest of each
+    found: dict[str, _Lowering] = {}
+    holders = holders_of(statements.session, given)
+    for artifact, by_repository in given.items():
+        held = holders.get(artifact, set())
+        if not held or not held <= by_repository.keys():
+            continue
+        least = max((by_repository[name] for name in sorted(held)), key=lambda one: one.to.rank)
+        was = min((by_repository[name].was for name in held), key=lambda one: one.rank)
+        found[artifact] = _Lowering(was, least.to, least.statement)
     return found

@@ -14,7 +14,7 @@ from sqlmodel import Session, col, select
 from modelreg import approvals, attestations, bundles, manifests, verification
 from modelreg.attestations import Kind, VerifiedAttestation
 from modelreg.digests import Digest
-from modelreg.errors import ModelregError, NotFound, SignatureInvalid
+from modelreg.errors import ModelregError, NotFound, PolicyRefused, SignatureInvalid
 from modelreg.promotion_facts import (
     ApprovalFact,
     Facts,
@@ -107,8 +107,14 @@ def _signatures(
     session: Session, believing: Believing, publication: Publication, artifact: Artifact, repository: str
 ) -> tuple[SignatureFact, ...]:
     query = select(Signature).where(Signature.publication_id == publication.id).order_by(col(Signature.id))
+    rows = session.exec(query.limit(MAX_SIGNATURES + 1)).all()
+    if len(rows) > MAX_SIGNATURES:
+        # Whoever signed may not approve: all of them have to be known.
+        raise PolicyRefused(
+            f"{artifact.digest} has more than {MAX_SIGNATURES} signatures in {repository}, too many to look at"
+        )
     found = []
-    for row in session.exec(query.limit(MAX_SIGNATURES)):
+    for row in rows:
         try:
             verified = verification.verify(
                 row.bundle,

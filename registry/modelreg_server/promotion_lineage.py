@@ -203,6 +203,21 @@ def _origins(session: Session, artifacts: list[str]) -> dict[str, str]:
     return found
 
 
+def holders_of(session: Session, artifacts: Iterable[str]) -> dict[str, set[str]]:
+    """The repositories that hold each of them."""
+    found: dict[str, set[str]] = {}
+    wanted = list(artifacts)
+    for start in range(0, len(wanted), _BATCH):
+        query = (
+            select(Publication.artifact_digest, Repository.name)
+            .join(Repository, col(Repository.id) == col(Publication.repository_id))
+            .where(col(Publication.artifact_digest).in_(wanted[start : start + _BATCH]))
+        )
+        for artifact, name in session.exec(query):
+            found.setdefault(artifact, set()).add(name)
+    return found
+
+
 def _parents_first(made: Mapping[str, Made]) -> tuple[str, ...]:
     """Take away whoever is made of nothing that is left, until nobody is; what goes in circles is missing."""
     waits_for = {child: {parent for parent in one.parents if parent in made} for child, one in made.items()}
@@ -245,7 +260,15 @@ def _datasets(statements: Statements, made: Mapping[str, Made]) -> tuple[Dataset
                     named[fact.digest] = fact
     if len(named) > MAX_DATASETS:
         raise PolicyRefused(f"more than {MAX_DATASETS} datasets went into it; what is beyond nobody has looked at")
-    for name, digest, predicate, statement in _dataset_statements(statements, named):
+    stated = list(_dataset_statements(statements, named))
+    names: dict[str, set[str]] = {}
+    for name, digest, _, _ in stated:
+        names.setdefault(digest, set()).add(name)
+    for digest, known_as in names.items():
+        # Provenance by digest alone: it is clear who speaks for it as long as only one name has it.
+        if named[digest].name == digest and len(known_as) == 1:
+            named[digest] = named[digest].model_copy(update={"name": next(iter(known_as))})
+    for name, digest, predicate, statement in stated:
         named[digest] = _with_statement(named[digest], name, predicate, statement)
     return tuple(sorted(named.values(), key=lambda fact: fact.digest))
 

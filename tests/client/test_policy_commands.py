@@ -122,7 +122,7 @@ def test_diff_of_a_policy_with_itself_is_nothing(run, written):
 def test_a_stored_decision_is_a_case_that_expects_what_was_decided(run, written):
     facts = decidable.changed(example_facts(), {"licence": None})
     decision = promotion_rules.evaluate(parse(POLICY.encode()), facts)
-    stored = {"facts": json.loads(facts.raw), "decision": json.loads(decision.raw)}
+    stored = {"facts": json.loads(facts.raw), "decision": json.loads(decision.raw), "dry_run": True}
     (written / "stored.json").write_text(json.dumps(stored))
     loose = tighter(written, 'allow = ["apache-2.0"', 'allow = ["none"')
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from modelreg import launch, pki, pull, wire_promotions
+from modelreg import launch, permits, pki, pull, wire_promotions
 from modelreg.api import Api
 from modelreg.cache import Cache
 from modelreg.errors import Misconfigured, PolicyRefused, SignatureInvalid, SignerNotAllowed, Unreachable
@@ -98,7 +98,7 @@ def test_from_refused_to_granted_to_withdrawn_as_people_type_it(world, person):
     assert "INC-7" in out
 
 
-def test_a_waiver_as_it_is_typed(world, person):
+def test_a_waiver_as_it_is_typed(world, person, tmp_path):
     chat = world.push(world.push())
     for name in ("bo", "cy"):
         world.approve(chat, name)
@@ -110,6 +110,8 @@ def test_a_waiver_as_it_is_typed(world, person):
     assert code == 0
     answer = json.loads(out)
     assert (answer["allowed"], answer["verified"]) == (True, True)
+    (tmp_path / "said.json").write_text(out)
+    assert person("op", "policy", "test", world.policy_path, tmp_path / "said.json")[0] == 0
     (scan,) = (one for one in answer["decision"]["outcomes"] if one["rule"] == "scan")
     assert scan["status"] == "waived"
     assert "the scanner is down" in scan["reason"]
@@ -261,6 +263,22 @@ def test_what_was_withdrawn_while_the_bytes_were_measured_does_not_start(world, 
         world.clock.ahead = timedelta()
 
 
+def test_a_kept_permit_of_another_host_is_not_believed_on_a_host(world, host, chat):
+    from support.hosts import enrol, grant
+
+    machine = enrol(world.registry, "gpu-9")
+    grant(world.registry, "host:gpu-9", "pull", "demo/*")
+    host.pull(chat, api=machine.api())
+    kept = host.cache.kept_permit(chat, "production")
+    verified = {"artifact": chat, "repository": "demo/m", "environment": "production", "host": "gpu-1"}
+    assert (
+        permits.verify(kept, world.log, **verified, now=datetime.now(UTC), verified_host="gpu-9").verified_host
+        == "gpu-9"
+    )
+    with pytest.raises(SignatureInvalid, match="verified_host"):
+        permits.verify(kept, world.log, **verified, now=datetime.now(UTC), verified_host="gpu-8")
+
+
 def test_removing_an_artifact_removes_its_permits(host, chat):
     pulled = host.pull(chat)
     assert host.cache.kept_permit(chat, "production")
@@ -280,9 +298,9 @@ def test_a_policy_without_a_log_takes_no_permit(world, host, chat):
 def test_exported_decisions_are_cases_for_the_policy_commands(world, chat, run, tmp_path, capsys):
     data_dir = world.registry.parts.settings.data_dir
     folder = tmp_path / "cases"
-    assert server_cli.main(["decisions", "export", str(folder), "--data-dir", str(data_dir), "--limit", "3"]) == 0
+    assert server_cli.main(["decisions", "export", str(folder), "--data-dir", str(data_dir), "--limit", "1"]) == 0
     capsys.readouterr()
-    assert len(list(folder.iterdir())) == 3
+    assert len(list(folder.iterdir())) == 1
     code, out, err = run("policy", "test", world.policy_path, folder)
     assert code == 0, (out, err)
     tighter = tmp_path / "tighter.toml"

@@ -151,6 +151,18 @@ def cases(published):
             {"bundle": "{}"},
             "approve:demo/m",
         ),
+        ("POST", "/v1/repositories/{namespace}/{name}/artifacts/{artifact}/promotions"): (
+            f"{repository}/artifacts/{artifact}/promotions",
+            {"environment": "production"},
+            "promote:demo/m",
+        ),
+        ("POST", "/v1/repositories/{namespace}/{name}/artifacts/{artifact}/demotions"): (
+            f"{repository}/artifacts/{artifact}/demotions",
+            {"environment": "production", "reason": "r"},
+            "promote:demo/*",
+        ),
+        ("GET", "/v1/promotions"): ("/v1/promotions", None, "pull:demo/*"),
+        ("GET", "/v1/promotions/{decision}"): ("/v1/promotions/1", None, "audit:demo/*"),
         ("GET", "/v1/recalls"): ("/v1/recalls", None, "pull:demo/*"),
         ("POST", "/v1/recalls/check"): ("/v1/recalls/check", {"artifacts": [artifact]}, "pull:demo/*"),
         ("POST", "/v1/recalls/{recall_id}/confirmations"): (
@@ -203,6 +215,7 @@ FOR_EVERYBODY = {
     ("GET", "/v1/log/consistency"),
     ("GET", "/v1/log/tile/{path}"),  # of hashes; for entries see test_log_routes
     ("GET", "/v1/recalls"),
+    ("GET", "/v1/promotions"),
     ("POST", "/v1/recalls/check"),
 }
 # What the right scope gets for the request above; 200 where not named.
@@ -224,6 +237,11 @@ WITH_RIGHTS = {
     ("PUT", "/v1/trust"): 422,  # the empty root
     ("POST", "/v1/repositories/{namespace}/{name}/artifacts/{artifact}/release"): 409,  # it is not quarantined
     ("POST", "/v1/alterations"): 201,
+    (
+        "POST",
+        "/v1/repositories/{namespace}/{name}/artifacts/{artifact}/promotions",
+    ): 500,  # there is no promotion policy
+    ("GET", "/v1/promotions/{decision}"): 404,  # nothing was decided
     **dict.fromkeys(BY_ID, 404),
 }
 

@@ -198,6 +198,18 @@ def test_a_statement_under_another_name_can_only_make_a_dataset_more_sensitive(w
         assert found.classification == (CONFIDENTIAL if said == "public" else RESTRICTED)
 
 
+def test_a_dataset_named_by_digest_alone_has_its_statement_while_only_one_name_has_it(world):
+    chat, base = world.push(), world.push()
+    corpus = dataset(world, "demo/by-digest")
+    made_of(world, chat, base, datasets=[(corpus, str(corpus))])
+    (found,) = facts_of(world, chat).datasets
+    assert (found.name, found.owner) == ("demo/by-digest", "team")
+    said = {"name": "demo/squatter", "owner": "mallory", "classification": "public", "lawful_basis": "none"}
+    state(world, Kind.DATASET, corpus, said, "demo/squatter")
+    (found,) = facts_of(world, chat).datasets
+    assert (found.registered, found.statement, found.owner) == (True, None, None)
+
+
 def test_a_dataset_statement_of_a_signer_who_is_revoked_leaves_it_registered_and_unstated(world):
     chat, base = world.push(), world.push()
     corpus = dataset(world, "demo/withdrawn", by="zed")
@@ -245,7 +257,21 @@ def test_a_class_is_not_known_where_that_of_a_parent_is_not(world):
     assert facts_of(world, highest).classification.effective == RESTRICTED
 
 
-def test_a_declassification_lowers_what_it_covers_and_only_in_its_own_repository(world):
+def test_a_declassification_counts_where_every_repository_that_holds_it_has_one(world):
+    data = b"in two repositories"
+    base = world.push(data=data)
+    imported(world, base, declared=CONFIDENTIAL)
+    assert world.push(data=data, repository="demo/also") == base
+    chat = world.push()
+    made_of(world, chat, base)
+    said = {"artifact": str(base), "from": "confidential", "to": "public", "reason": "anonymised"}
+    state(world, Kind.DECLASSIFICATION, base, said, "demo/also")
+    assert facts_of(world, chat).classification.effective == CONFIDENTIAL
+    state(world, Kind.DECLASSIFICATION, base, {**said, "to": "internal"})
+    assert facts_of(world, chat).classification.effective == INTERNAL
+
+
+def test_a_declassification_lowers_what_it_covers_and_only_where_the_artifact_is(world):
     base, chat = classed(world, CONFIDENTIAL), world.push()
     made_of(world, chat, base)
     said = {"artifact": str(chat), "from": "confidential", "to": "internal", "reason": "anonymised"}
