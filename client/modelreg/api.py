@@ -19,6 +19,7 @@ from modelreg import (
     wire_evidence,
     wire_log,
     wire_recalls,
+    wire_scans,
 )
 from modelreg.connections import Transient
 from modelreg.digests import Digest
@@ -228,6 +229,10 @@ class Api:
         return self._get(
             f"{_path(repository)}/artifacts/{artifact}/attestations{query}", wire_attestations.Attestations
         )
+
+    def scan_again(self, repository: str, artifact: Digest) -> wire_scans.ScanRecorded:
+        """Have the registry scan an artifact with its rules of today. Sending it again scans once more."""
+        return self._once("POST", f"{_path(repository)}/artifacts/{artifact}/scans", wire_scans.ScanRecorded)
 
     def recall(self, repository: str, artifact: Digest, request: wire_recalls.RecallRequest) -> wire_recalls.Recalled:
         """Quarantine or revoke an artifact in every repository. Sending the same again is safe."""

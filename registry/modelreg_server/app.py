@@ -40,6 +40,7 @@ from modelreg_server.routes import (
     publications,
     recalls,
     repositories,
+    scans,
     signatures,
     timestamps,
     trust,
@@ -141,6 +142,7 @@ def create_app(settings: Settings, clock: Callable[[], datetime] = lambda: datet
         log,
         recalls,
         attestations,
+        scans,
     ):
         app.include_router(module.router)
     problems.install(app)

@@ -25,7 +25,7 @@ from modelreg.digests import sha256_of
 from modelreg.errors import BlobMissing, Conflict, DigestMismatch, ManifestInvalid, NotFound
 from modelreg.manifests import FileEntry, Manifest
 from modelreg.trust import TrustPolicy
-from modelreg_server import attestations, countersigning, custody, derivations, recalls, storage
+from modelreg_server import attestations, countersigning, custody, derivations, recalls, scanning, storage
 from modelreg_server.callers import Caller, denied
 from modelreg_server.custody import Event, EventType
 from modelreg_server.database import Database, insert_if_absent, one_at_a_time
@@ -246,11 +246,23 @@ def measure(
     return True, row.size_bytes
 
 
-def finish(database: Database, store: BlobStore, caller: Caller, attempt_id: str, policy: TrustPolicy) -> Attempt:
+def finish(
+    database: Database,
+    store: BlobStore,
+    caller: Caller,
+    attempt_id: str,
+    policy: TrustPolicy,
+    *,
+    refuse_findings: bool = True,
+) -> Attempt:
     """Make the artifact exist, with its tags, in one transaction; doing it again gives the same answer.
+
+    What is new in the repository is scanned before, and what the scan says is published with it.
 
     Raises:
         Conflict: blobs are missing (facts: `missing_count`).
+        PolicyRefused: the scan found what blocks, and `refuse_findings`.
+        DigestMismatch, StorageUnavailable: the store does not give the bytes that were measured.
         Untrusted: the signature no longer holds under the policy of now.
         Revoked, Quarantined: the artifact was recalled meanwhile.
         Forbidden: the right to push, or to move the tags, ended meanwhile.
@@ -267,6 +279,9 @@ def finish(database: Database, store: BlobStore, caller: Caller, attempt_id: str
         raw_bundle, raw_manifest, policy=policy, repository=attempt.repository, now=caller.now
     )
     verified_statements = _verify_attested(caller, attempt.repository, verified.manifest, attested, policy)
+    scanned = _scan(database, store, caller, attempt, verified.manifest)
+    if scanned is not None and refuse_findings:
+        scanning.require_clean(scanned.report)
     with database.writing() as session, session.begin():
         # Two requests may finish the same attempt; the second waits here and then sees what the first did.
         session.exec(select(Attempt.id).where(Attempt.id == attempt_id).with_for_update()).one_or_none()
@@ -288,6 +303,8 @@ def finish(database: Database, store: BlobStore, caller: Caller, attempt_id: str
             attestations.record(session, caller, attempt.repository, statement)
         for tag in attempt.tags:
             move_tag(session, caller, repository, tag, str(verified.manifest.digest))
+        if scanned is not None and attempt.created:
+            scanning.record(session, caller, attempt.repository, verified.manifest.digest, scanned)
         session.flush()
         session.expunge_all()
     # Committed. What a crash leaves from here on is an unreferenced object, which `sweep` removes.
@@ -345,6 +362,39 @@ def _verify_attested(
         attestations.verify(caller, repository, manifest.digest, bundle.encode(), policy, among=attestations.WITH_BYTES)
         for bundle in attested
     ]
+
+
+def _scan(
+    database: Database, store: BlobStore, caller: Caller, attempt: Attempt, manifest: Manifest
+) -> scanning.Scanned | None:
+    """Scan what is about to be published. None where the repository holds it already: `scanning.again` is for that.
+
+    Raises:
+        Conflict: blobs are missing.
+    """
+    with database.reading() as session:
+        held = (
+            select(Publication.id)
+            .join(Repository, col(Repository.id) == col(Publication.repository_id))
+            .where(Repository.name == attempt.repository, Publication.artifact_digest == str(manifest.digest))
+        )
+        if session.exec(held).one_or_none() is not None:
+            return None
+        if missing := _missing(session, caller.principal, attempt, manifest):
+            raise Conflict(f"{len(missing)} blobs are not uploaded and measured yet", missing_count=len(missing))
+        keys = _stored_keys(session, attempt.id, sorted({entry.blake3 for entry in manifest.files}))
+    report = scanning.scan(store, manifest, keys)
+    return scanning.state(report, caller, attempt.repository, manifest.digest, database.log_signer)
+
+
+def _stored_keys(session: Session, attempt_id: str, blobs: Sequence[str]) -> dict[str, str]:
+    """Where each blob rests: what this attempt uploaded, else what is accepted already."""
+    keys: dict[str, str] = {}
+    for start in range(0, len(blobs), _QUERY_BATCH):
+        batch = blobs[start : start + _QUERY_BATCH]
+        keys |= dict(session.exec(select(Blob.blake3, Blob.key).where(col(Blob.blake3).in_(batch))).all())
+        keys |= {row.blake3: row.key for row in _upload_rows(session, attempt_id, batch) if row.measured_at is not None}
+    return keys
 
 
 def _require_tag_right(caller: Caller, repository: str, tags: Sequence[str]) -> None:
