@@ -1,6 +1,7 @@
 """scan: what is in the files of a folder, or what the registry states of an artifact's."""
 
 import argparse
+import logging
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
@@ -177,11 +178,16 @@ def _picklescan(target: Path) -> tuple[str, Report]:
     found = version(PICKLESCAN)
     if tuple(int(part) for part in found.split(".")[:3] if part.isdecimal()) < _MIN_PICKLESCAN:
         raise Misconfigured(f"picklescan {found} has no strict mode; install 1.0.5 or newer")
+    logging.getLogger(PICKLESCAN).setLevel(logging.CRITICAL)  # it logs what it answers
     paths = trees.list_files(target, trees.LEFT_OUT) if target.is_dir() else [""]
     findings = []
     for path in paths:
-        result = scan_file_path(str(target / path if path else target), strict=True)
         name = path or target.name
+        try:
+            result = scan_file_path(str(target / path if path else target), strict=True)
+        except Exception as error:  # noqa: BLE001  # whatever a tool of others stumbles over is an answer too
+            findings.append(gate.Finding.of(name, "malformed", f"picklescan failed: {type(error).__name__}"))
+            continue
         unsafe = sorted({f"{one.module}.{one.name}" for one in result.globals if one.safety != SafetyLevel.Innocuous})
         if unsafe or result.issues_count:
             findings.append(gate.Finding.of(name, "pickle-import", f"picklescan: {escaped(', '.join(unsafe[:20]))}"))

@@ -14,6 +14,7 @@ from modelreg.gate.report import Objection, shown
 
 MAX_CHARS = 1024 * 1024
 MAX_TOKENS = 200_000
+MAX_DEPTH = 40  # brackets in brackets
 
 _TAGS = frozenset(
     (  # noqa: SIM905
@@ -23,7 +24,7 @@ _TAGS = frozenset(
 )
 _FILTERS = frozenset(
     (  # noqa: SIM905
-        "abs batch capitalize center count d default dictsort e escape filesizeformat first float forceescape "
+        "abs batch capitalize center count d default dictsort e escape filesizeformat first float forceescape from_json "
         "groupby indent int items join last length list lower map max min pprint random reject rejectattr replace "
         "reverse round safe select selectattr slice sort string striptags sum title tojson trim truncate unique "
         "upper urlencode wordcount wordwrap"
@@ -61,6 +62,7 @@ _TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|N\{[^}]*\}|[0-7]{1,3}|.)", re.DOTALL)
+_PLAIN_FORMAT = re.compile(r"(?:[^{}]|\{[A-Za-z0-9]*\})*")  # a field that looks into nothing
 _DUNDER = re.compile(r"__\w+|\w+__")
 
 Token = tuple[str, str]  # its kind, its text
@@ -134,6 +136,8 @@ def _tokens(source: str, at: int, closing: str) -> tuple[list[Token], int]:
             continue
         if token[0] in {"(", "[", "{"}:
             depth += 1
+            if depth > MAX_DEPTH:
+                raise Objection("template-code", f"brackets more than {MAX_DEPTH} deep")
         elif token[0] in {")", "]", "}"}:
             depth -= 1
             if depth < 0:
@@ -206,6 +210,7 @@ def _tag(block: list[Token]) -> Iterator[str]:
 
 
 def _expression(block: list[Token], macros: set[str], built: set[str]) -> Iterator[str]:
+    formats = ("operator", "%") in block
     for at, (kind, text) in enumerate(block):
         before = block[at - 1] if at else ("", "")
         after = block[at + 1] if at + 1 < len(block) else ("", "")
@@ -213,21 +218,27 @@ def _expression(block: list[Token], macros: set[str], built: set[str]) -> Iterat
             plain = _plain(text)
             if _DUNDER.search(plain) and _is_lookup(block, at):
                 yield f"it looks up {shown(plain, 40)}"
-            elif _DUNDER.fullmatch(plain) or ("%c" in plain and ("operator", "%") in block):
+            elif _DUNDER.fullmatch(plain) or ("%c" in plain and formats):
                 yield f"it has the text {shown(plain, 40)}, with which Python's internals are reached"
         elif kind == "number" and before == ("operator", "."):
             continue
         elif kind == "name":
-            yield from _name(text, before, after, macros, set_here=block[:1] == [("name", "set")])
+            receiver = block[at - 2] if at > 1 else ("", "")
+            here = block[:1] == [("name", "set")]
+            yield from _name(text, receiver, before, after, macros, set_here=here)
         elif text == "[" and _follows_value(before):
             yield from _subscript(_inside(block, at), built)
 
 
-def _name(text: str, before: Token, after: Token, macros: set[str], *, set_here: bool) -> Iterator[str]:
+def _name(
+    text: str, receiver: Token, before: Token, after: Token, macros: set[str], *, set_here: bool
+) -> Iterator[str]:
     called = after == ("operator", "(")
     if "__" in text or (before == ("operator", ".") and text.startswith("_")):
         yield f"it uses {shown(text, 40)}"
     elif before == ("operator", "."):
+        if text == "format" and receiver[0] == "text" and _PLAIN_FORMAT.fullmatch(_plain(receiver[1])):
+            return
         if text in _ATTRIBUTES or text.startswith(_ATTRIBUTE_PREFIXES):
             yield f"it uses .{shown(text, 40)}"
     elif before in {("operator", "|"), ("name", "filter")}:
