@@ -115,7 +115,8 @@ def _scans(session: Session) -> Iterator[tuple[int, str]]:
     own_scan = and_(row.c.authority == REGISTRY, row.c.kind == Kind.SCAN.value)
     scanned = event.c.type == EventType.ARTIFACT_SCANNED.value
     query = select(row.c.event_index, row.c.statement).select_from(row.join(event, event.c.index == row.c.event_index))
-    query = query.where(or_(and_(own_scan, ~scanned), and_(~own_scan, scanned))).order_by(row.c.event_index)
+    attested = event.c.type == EventType.ARTIFACT_ATTESTED.value  # any other type is found by `_rows`
+    query = query.where(or_(and_(own_scan, attested), and_(~own_scan, scanned))).order_by(row.c.event_index)
     for index, statement in session.connection().execute(query.limit(100)):
         yield index, f"the attestation {statement} rests on event {index}, which is not of its kind"
 

@@ -197,6 +197,7 @@ WITH_RIGHTS = {
     ("POST", "/v1/access/grants"): 201,
     ("DELETE", "/v1/access/grants/{grant_id}"): 404,
     ("POST", "/v1/hosts/invitations"): 201,
+    ("POST", "/v1/repositories/{namespace}/{name}/artifacts/{artifact}/scans"): 201,
     ("GET", "/v1/hosts/{name}"): 404,
     ("DELETE", "/v1/hosts/{name}"): 404,
     ("POST", "/v1/repositories/{namespace}/{name}/grants"): 201,

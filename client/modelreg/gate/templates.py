@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 from modelreg.gate.report import Objection, shown
 
-MAX_CHARS = 1024 * 1024
-MAX_TOKENS = 200_000
+MAX_CHARS = 256 * 1024
+MAX_TOKENS = 60_000
 MAX_DEPTH = 40  # brackets in brackets
 
 _TAGS = frozenset(
