@@ -4,9 +4,11 @@ The store is untrusted, so a scan reads whole chunks and believes those whose BL
 is about the artifact, not about what a store answered. A scan has an event of its own, also when it found nothing.
 """
 
+import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import blake3
@@ -30,7 +32,10 @@ from modelreg_server.tables import Artifact, ArtifactFile, AttestationRow, Blob
 MAX_LISTED = 200  # findings that a refusal lists
 _NAMED = 3  # of them in its sentence
 _KEPT_CHUNKS = 3
-_THREADS = 4  # each holds `_KEPT_CHUNKS` chunks
+_THREADS = 8  # of one scan; most of it is waiting for the store
+_HEAVY_BYTES = 4 * 1024 * 1024
+# Of larger files so many at once in this process: parsing one may take some hundred MiB.
+_HEAVY = threading.BoundedSemaphore(2)
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,8 @@ def scan(store: BlobStore, manifest: Manifest, keys: Mapping[str, str]) -> Repor
 
     def look(entry: FileEntry) -> Report:
         stored = StoredFile(store, keys[entry.blake3], entry, manifest.chunk_bytes)
-        return gate.scan_file(entry.path, stored, names)
+        with _HEAVY if entry.size > _HEAVY_BYTES else nullcontext():
+            return gate.scan_file(entry.path, stored, names)
 
     if len(manifest.files) == 1:
         return gate.merged([look(manifest.files[0])])

@@ -142,6 +142,10 @@ def containers() -> Iterator[Hostile]:
     yield _one("legacy torch", "model.pth", old, "pickle-import", "os.system")
     yield _one("cut pickle", "a.bin", pickle_calling("os.system", 2)[:-1] + b"\xff\xff", "pickle-import", "os.system")
     yield _one("pickle of numbers", "a.bin", b"\x80\x04K\x01.", "pickle")
+    patient = b"I1\n0" * 20_000 + pickle_calling("os.system", 0)
+    yield _one("text that becomes a pickle late", "notes.txt", patient, "pickle-import", "os.system")
+    endless = b"I1\n0" * 150_000 + pickle_calling("os.system", 0)
+    yield _one("text that is a pickle for too long", "notes.txt", endless, "pickle")
     yield _one("no names known", "a.bin", b"\x80\x04N\x8c\x01a\x93)R.", "pickle-import", "computed")
     yield _one("extension registry", "a.bin", b"\x80\x02\x82\x05)R.", "pickle-import", "copyreg")
     keras = {
@@ -321,6 +325,8 @@ def broken() -> Iterator[Hostile]:
     yield _one("onnx: outside", "model.onnx", models.onnx(location="../../etc/passwd"), "onnx-external-data")
     yield _one("onnx: absolute", "model.onnx", models.onnx(location="/etc/passwd"), "onnx-external-data")
     yield _one("onnx: absent", "model.onnx", models.onnx(location="weights.bin"), "onnx-external-data")
+    turned = models.onnx(location="../x").replace(b"\x0a\x08location\x12\x04../x", b"\x12\x04../x\x0a\x08location")
+    yield _one("onnx: value before key", "model.onnx", turned, "onnx-external-data")
     yield _one("sentencepiece: odd piece", "tokenizer.model", models.sentencepiece() + b"\x0a\x02\x48\x01", "malformed")
     yield _one("png: more behind it", "a.png", models.png() + b"more", "malformed")
 
@@ -405,6 +411,8 @@ def configs() -> Iterator[Hostile]:
     yield _config("no json", "malformed", b"{'a': 1}")
     yield _config("number of 10,000 digits", "malformed", b'{"a": ' + b"9" * 10_000 + b"}")
     yield _config("byte order mark", "malformed", b"\xef\xbb\xbf{}")
+    yield _config("a template of no shape", "malformed", {"chat_template": [["a", "b"]]}, "tokenizer_config.json")
+    yield _config("keras module", "keras-code", {"class_name": "system", "module": "os", "config": {}})
     yield _config("keras lambda", "keras-code", {"config": {"layers": [{"class_name": "Lambda"}]}})
     for name, text in (("object", b"a: !!python/object/apply:os.system [id]\n"), ("new", b"- !!python/object/new:os.x\n"),
                        ("short", b"a: !python/name:os.system\n"), ("long", b"a: !<tag:yaml.org,2002:python/name:os.x>\n"),

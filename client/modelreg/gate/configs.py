@@ -2,6 +2,7 @@
 
 import json
 import posixpath
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,11 +11,9 @@ from modelreg.gate.looking import Look
 from modelreg.gate.report import Objection, shown
 
 MAX_BYTES = 64 * 1024 * 1024
-MAX_VALUES = 6_000_000  # commas and brackets: what parsing costs in memory
+MAX_VALUES = 4_000_000  # commas and brackets: what parsing costs in memory
 MAX_DEPTH = 100
-_ATTENTIONS = frozenset(
-    {"eager", "sdpa", "flash_attention_2", "flash_attention_3", "flash_attention_4", "flex_attention"}
-)
+_PLAIN_ATTENTION = re.compile(r"(paged\|)?[A-Za-z0-9_]{0,60}")
 _PIPELINE_LIBRARIES = frozenset({"diffusers", "transformers", "onnxruntime", "stable_diffusion"})
 _ADAPTER_LIBRARIES = frozenset({"transformers", "diffusers", "peft", "sentence_transformers"})
 
@@ -65,17 +64,10 @@ def _items(value: dict[str, Any] | list[Any]) -> list[Any]:
 def check(look: Look, document: Any) -> None:
     """Hold a parsed document against the rules; which apply goes by members, and for a few by the file's name."""
     base = posixpath.basename(look.name)
-    for member, value in _walk(document):
-        if isinstance(value, int) and not isinstance(value, bool):
-            continue  # a vocabulary may have any word; it maps it to a number
-        if member.startswith("py/"):
-            look.object("config-code", f"{shown(member)} makes jsonpickle build Python objects")
-        elif member == "chat_template":
-            for name, source in _templates(value):
-                for objection in templates.objections(source):
-                    look.object("template-code", f"the chat template{name}: {objection}")
-        elif (rule := _MEMBERS.get(member)) is not None and (what := rule(value)) is not None:
-            look.object("keras-code" if member in _KERAS else "config-code", what)
+    for value in _objects(document):
+        if (what := _keras_module(value)) is not None:
+            look.object("keras-code", what)
+        _members_of(look, value)
     if isinstance(document, dict):
         if isinstance(document.get("weight_map"), dict):
             _weight_map(look, document["weight_map"])
@@ -87,27 +79,51 @@ def check(look: Look, document: Any) -> None:
         _modules(look, document)
 
 
-def _walk(document: Any) -> Iterator[tuple[str, Any]]:
+def _members_of(look: Look, members: dict[str, Any]) -> None:
+    for member, value in members.items():
+        if isinstance(value, int) and not isinstance(value, bool):
+            continue  # a vocabulary may have any word; it maps it to a number
+        if member.startswith("py/"):
+            look.object("config-code", f"{shown(member)} makes jsonpickle build Python objects")
+        elif member == "chat_template":
+            found = _templates(value)
+            if found is None:
+                look.object("malformed", "a chat template that is neither a text nor several by name")
+            for name, source in found or []:
+                for objection in templates.objections(source):
+                    look.object("template-code", f"the chat template{name}: {objection}")
+        elif (rule := _MEMBERS.get(member)) is not None and (what := rule(value)) is not None:
+            look.object("keras-code" if member == "class_name" else "config-code", what)
+
+
+def _objects(document: Any) -> Iterator[dict[str, Any]]:
     todo = [document]
     while todo:
         value = todo.pop()
         if isinstance(value, dict):
-            yield from value.items()
+            yield value
             todo.extend(item for item in value.values() if isinstance(item, (dict, list)))
         elif isinstance(value, list):
             todo.extend(item for item in value if isinstance(item, (dict, list)))
 
 
-def _templates(value: Any) -> Iterator[tuple[str, str]]:
-    """Chat templates, as tokenizers have them: one, or several by name."""
+def _templates(value: Any) -> list[tuple[str, str]] | None:
+    """Chat templates as there are: a text, its lines, or several by name. None where it is anything else."""
+    if value is None:
+        return []
     if isinstance(value, str):
-        yield "", value
+        return [("", value)]
+    if isinstance(value, list) and all(isinstance(line, str) for line in value):
+        return [("", "".join(value))]
+    if isinstance(value, list):
+        found = [(item.get("name"), item.get("template")) if isinstance(item, dict) else (None, None) for item in value]
     elif isinstance(value, dict):
-        yield from ((f" {shown(name, 40)}", text) for name, text in value.items() if isinstance(text, str))
-    elif isinstance(value, list):
-        for item in value:
-            if isinstance(item, dict) and isinstance(item.get("template"), str):
-                yield f" {shown(item.get('name'), 40)}", item["template"]
+        found = list(value.items())
+    else:
+        return None
+    if not all(isinstance(text, str) for _, text in found):
+        return None
+    return [(f" {shown(name, 40)}", text) for name, text in found]
 
 
 def _present(what: str) -> Check:
@@ -122,7 +138,8 @@ def _trust_remote_code(value: Any) -> str | None:
 def _attention(value: Any) -> str | None:
     named = value.values() if isinstance(value, dict) else [value]
     for name in named:
-        if isinstance(name, str) and name.removeprefix("paged|") not in _ATTENTIONS:
+        # A kernel of a hub is named `owner/repository`; what is no such name and not known, transformers refuses itself.
+        if isinstance(name, str) and not _PLAIN_ATTENTION.fullmatch(name):
             return f"attention {shown(name, 60)} is none that comes with transformers: a hub kernel is native code"
     return None
 
@@ -148,17 +165,15 @@ def _megatron(value: Any) -> str | None:
     return None if value in (None, "megatron.core") else f"megatron_core {shown(value, 60)} is imported by PEFT"
 
 
-def _keras_module(value: Any) -> str | None:
-    if not isinstance(value, str) or value == "keras" or value.startswith(("keras.", "tf_keras.", "tensorflow.keras")):
+def _keras_module(value: dict[str, Any]) -> str | None:
+    """Keras imports the module that stands beside a class's name."""
+    module = value.get("module")
+    if "class_name" not in value or not isinstance(module, str) or module.partition(".")[0] in _KERAS_MODULES:
         return None
-    first = value.partition(".")[0]
-    return f"the module {shown(value, 60)} is imported by Keras" if first in _IMPORTED else None
+    return None if module.startswith("tensorflow.keras.") else f"the module {shown(module, 60)} is imported by Keras"
 
 
-_IMPORTED = frozenset(
-    "os posix nt sys subprocess builtins importlib runpy shutil pty socket ctypes pickle marshal code".split()  # noqa: SIM905
-)
-_KERAS = frozenset({"class_name", "module"})
+_KERAS_MODULES = frozenset({"keras", "tf_keras", "keras_hub", "keras_nlp", "keras_cv"})
 _MEMBERS: dict[str, Check] = {
     "auto_map": _present("auto_map makes transformers run Python files of the model"),
     "custom_pipelines": _present("custom_pipelines makes transformers run Python files of the model"),
@@ -176,7 +191,6 @@ _MEMBERS: dict[str, Check] = {
     "parent_library": _adapter_library,
     "megatron_core": _megatron,
     "class_name": _class_name,
-    "module": _keras_module,
 }
 
 

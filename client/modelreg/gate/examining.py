@@ -174,7 +174,7 @@ def _glance(look: Look, window: Window) -> None:
     head = window.head(recognising.HEAD_BYTES)
     start = 30 + int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
     if head[:4] == zips.ENTRY and head[start : start + 1] == b"\x80":
-        opcodes = pickles.follow(Window(Held(head[start:])), recognising.FEW_OPCODES)
+        opcodes = pickles.follow(Window(Held(head[start:])))
         if opcodes.imports:
             look.object("pickle", f"its first entry is a pickle that imports {_imports(opcodes)}")
 

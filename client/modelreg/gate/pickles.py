@@ -99,18 +99,22 @@ _PREFIXED = {
 
 @dataclass
 class Opcodes:
-    """What was followed. `why` it ended, if not at a STOP; `stop` is the offset behind the last STOP."""
+    """What was followed. `why` it ended, if not at a STOP; `stop` is the offset behind the last STOP.
+
+    `endless`: sound as far as it was followed, and nobody knows what comes then.
+    """
 
     imports: dict[str, None] = field(default_factory=dict)  # in the order of the first mention
     calls: int = 0
     pickles: int = 0
     stop: int | None = None
     why: str | None = None
+    endless: bool = False
 
     @property
     def acts(self) -> bool:
-        """An unpickler would have done something by then: called, or finished with what it imported."""
-        return self.calls > 0 or (self.pickles > 0 and bool(self.imports))
+        """An unpickler would have done something by then: called, or finished with what it imported; or it still might."""
+        return self.calls > 0 or (self.pickles > 0 and bool(self.imports)) or self.endless
 
     @property
     def unusual(self) -> list[str]:
@@ -129,7 +133,7 @@ def follow(window: Window, max_opcodes: int = MAX_OPCODES) -> Opcodes:
             found.pickles += 1
             found.stop = cursor.offset
     except Objection as objection:
-        found.why = objection.what
+        found.why, found.endless = objection.what, objection.rule == "limit"
     return found
 
 

@@ -170,7 +170,9 @@ def check_onnx(look: Look, window: Window) -> None:
         message, start, stop, depth = todo.pop()
         if depth > MAX_DEPTH:
             raise Objection("limit", f"graphs more than {MAX_DEPTH} deep")
-        key = b""
+        if message == _STRINGS:
+            _external(look, folder, window, start, stop)
+            continue
         for field in fields(Cursor(window, start, stop)):
             left -= 1
             if not left:
@@ -185,9 +187,14 @@ def check_onnx(look: Look, window: Window) -> None:
                 domain = _bytes(window, field)
                 if domain not in _DOMAINS:
                     look.object("onnx-custom-op", f"an operator of {shown(domain, 60)}")
-            elif message == _STRINGS and field.number == _STRINGS_KEY:
-                key = _bytes(window, field)
-            elif message == _STRINGS and field.number == _STRINGS_VALUE and key == b"location":
+
+
+def _external(look: Look, folder: str, window: Window, start: int, stop: int) -> None:
+    """A text by its key, of a tensor's data elsewhere; whichever comes first, or last, for whichever reader."""
+    found = [field for field in fields(Cursor(window, start, stop)) if field.kind == LENGTH]
+    if any(field.number == _STRINGS_KEY and _bytes(window, field) == b"location" for field in found):
+        for field in found:
+            if field.number == _STRINGS_VALUE:
                 name = _bytes(window, field).decode("utf-8", "backslashreplace")
                 configs.require_name(look, folder, name, "external data", "onnx-external-data")
 

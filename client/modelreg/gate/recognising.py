@@ -5,7 +5,6 @@ from modelreg.gate.readable import Window
 
 HEAD_BYTES = 4096
 MAX_SAFETENSORS_HEADER = 100_000_000
-FEW_OPCODES = 3000  # to tell whether something else is a pickle as well
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _HDF5_AT = (0, 512, 1024, 2048)
 _MAGICS = (
@@ -62,7 +61,7 @@ def recognise(window: Window) -> tuple[str, str]:
         return "pickle", f"protocol {head[1]}"
     if tars.is_header(head[:512]):
         return "tar", ""
-    opcodes = pickles.follow(window, FEW_OPCODES)
+    opcodes = pickles.follow(window)
     whole = opcodes.stop is not None and window.size - opcodes.stop <= 1
     if texts.is_text(window):
         return ("pickle", "protocol 0") if opcodes.acts or whole else ("text", "")
@@ -117,7 +116,7 @@ def other_readings(window: Window, found: str) -> list[str]:
     """What else a file is to a reader that looks elsewhere: at its end, behind its first block, or not at all."""
     readings = []
     if found not in {"pickle", "text"}:
-        opcodes = pickles.follow(window, FEW_OPCODES)
+        opcodes = pickles.follow(window)
         if opcodes.acts:
             readings.append(f"a pickle that imports {', '.join(list(opcodes.imports)[:5]) or 'nothing'}")
     if found != "zip" and zips.ends_like_one(window):

@@ -1,5 +1,6 @@
 """TAR (ustar, GNU long names, pax), read header by header; whatever is no plain file or folder is refused."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ from modelreg.gate.report import Objection, shown
 
 _BLOCK = 512
 _MAX_EXTRA_BYTES = 64 * 1024  # of a pax header or a long name
+_OCTAL = re.compile(rb" *[0-7]*[ \0]*")
 MAGIC_AT, MAGIC = 257, b"ustar"
 
 
@@ -81,13 +83,9 @@ def _require_end(window: Window, at: int) -> None:
 def _number(raw: bytes) -> int:
     if raw[0] & 0x80:
         return int.from_bytes(bytes([raw[0] & 0x7F]) + raw[1:], "big")
-    try:
-        size = int(raw.strip(b" \0") or b"0", 8)
-    except ValueError:
-        raise _unsafe("a size that is no number") from None
-    if size < 0:
+    if not _OCTAL.fullmatch(raw):
         raise _unsafe("a size that is no number")
-    return size
+    return int(raw.strip(b" \0") or b"0", 8)
 
 
 def _pax(extra: bytes) -> bytes | None:
