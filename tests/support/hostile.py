@@ -364,7 +364,7 @@ def disguised() -> Iterator[Hostile]:
     yield _one("noise", "weights.dat", bytes(range(200, 256)) * 8, "unknown-format")
     yield _one("utf-16", "README.md", "text".encode("utf-16"), "unknown-format")
     yield _one("nul in text", "README.md", b"text\0more", "unknown-format")
-    yield _one("empty weights", "model.safetensors", b"", "malformed")
+    yield _one("empty weights", "model.safetensors", b"", "extension-mismatch")
     yield _one("ggml", "model.bin", b"lmgg" + bytes(60), "unserved-format")
     yield _one("tflite", "model.tflite", bytes(4) + b"TFL3" + bytes(60), "unserved-format")
     yield _one("pdf", "paper.pdf", b"%PDF-1.7\n", "unserved-format")

@@ -101,7 +101,7 @@ def run(kind: str, executions: int, seed: str) -> float:
 
 
 def _shares():
-    weights = {kind: WEIGHTS.get(kind, 1) for kind in sorted(SEEDS) if kind != "empty"}
+    weights = {kind: WEIGHTS.get(kind, 1) for kind in sorted(SEEDS)}
     return {kind: max(20, EXECUTIONS * weight // sum(weights.values())) for kind, weight in weights.items()}
 
 

@@ -115,6 +115,7 @@ def _templates(value: Any) -> list[tuple[str, str]] | None:
         return [("", value)]
     if isinstance(value, list) and all(isinstance(line, str) for line in value):
         return [("", "".join(value))]
+    found: list[tuple[Any, Any]]
     if isinstance(value, list):
         found = [(item.get("name"), item.get("template")) if isinstance(item, dict) else (None, None) for item in value]
     elif isinstance(value, dict):

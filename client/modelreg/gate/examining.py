@@ -34,13 +34,9 @@ def examine(look: Look, window: Window) -> str:
     """Look at a file; returns its format. What is wrong with it is added to the look, nothing is raised for it."""
     if naming.is_code(look.name):
         look.object("code-file", "by its name it is code")
-    if window.size == 0:
-        if naming.suffix_of(look.name) in {".safetensors", ".gguf", ".json", ".onnx", ".npy", ".npz"}:
-            look.object("malformed", "it is empty")
-        return "empty"
     found = "unknown"
     try:
-        found, further = recognising.recognise(window)
+        found, further = recognising.recognise(window) if window.size else ("text", "")
         found = _check(look, window, found, further)
         for reading in recognising.other_readings(window, _read_as(found)):
             look.object("polyglot", f"as {found} and as {reading}")
