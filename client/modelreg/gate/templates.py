@@ -9,6 +9,7 @@ together. What does not fit the grammar below is not understood, and so refused.
 
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 
 from modelreg.gate.report import Objection, shown
 
@@ -52,6 +53,9 @@ _BUILDING_FILTERS = frozenset(
     "join replace string reverse list urlencode lower upper trim title slice batch map".split()  # noqa: SIM905
 )
 
+_LOOKING_FILTERS = frozenset({"map", "select", "reject", "selectattr", "rejectattr", "groupby"})
+_MAX_WAYS = 20
+
 _OPEN = re.compile(r"\{\{|\{%|\{#")
 _TOKEN = re.compile(
     r"""(?P<space>\s+)
@@ -81,7 +85,7 @@ def _look(source: str) -> Iterator[str]:
         raise Objection("template-code", f"it has more than {MAX_CHARS} characters")
     blocks = list(_blocks(source))
     macros = {block[at + 1][1] for kind, block in blocks if kind == "%" for at in _macros(block)}
-    built = {name for kind, block in blocks if kind == "%" for name in _built(block)}
+    built = _all_built([block for kind, block in blocks if kind == "%"], macros)
     for kind, block in blocks:
         if kind == "%":
             yield from _tag(block)
@@ -151,16 +155,68 @@ def _macros(block: list[Token]) -> list[int]:
     return [0] if len(block) > 1 and block[0] == ("name", "macro") else []
 
 
-def _built(block: list[Token]) -> Iterator[str]:
-    """Names that are set to a text put together from others."""
-    if len(block) > 1 and block[0] == ("name", "set"):
+def _all_built(tags: list[list[Token]], macros: set[str]) -> set[str]:
+    """Names that stand for a text put together from others, also by way of another such name; macros give texts."""
+    built = {*macros, "caller"}
+    for _ in range(_MAX_WAYS):
+        found = built | {name for block in tags for name in _built(block, built)}
+        if found == built:
+            return built
+        built = found
+    raise Objection("template-code", f"names are set from each other more than {_MAX_WAYS} times over")
+
+
+def _built(block: list[Token], built: set[str]) -> Iterator[str]:
+    word = block[0] if block else ("", "")
+    if word == ("name", "set"):
         equals = next((at for at, token in enumerate(block) if token == ("operator", "=")), None)
-        if equals is not None and _builds(block[equals:]):
-            yield from (text for kind, text in block[1:equals] if kind == "name")
-    elif len(block) > 3 and block[0] == ("name", "for") and ("name", "in") in block:
+        if equals is None or _builds(block[equals:]) or _joins(block[equals:]) or _names_one(block[equals:], built):
+            # Without `=` it is set to what is written up to `endset`.
+            # Of a namespace's member only the member.
+            targets = block[1 : equals if equals is not None else len(block)]
+            for target, after in pairwise([*targets, ("", "")]):
+                if target[0] == "name" and after != ("operator", "."):
+                    yield target[1]
+    elif word == ("name", "for") and ("name", "in") in block:
         within = block.index(("name", "in"))
-        if any(kind == "text" and _has_edge(text) for kind, text in block[within:]):
+        edge = any(kind == "text" and _has_edge(text) for kind, text in block[within:])
+        if edge or _names_one(block[within:], built):
             yield from (text for kind, text in block[1:within] if kind == "name")
+
+
+def _names_one(tokens: list[Token], built: set[str]) -> bool:
+    """Whether an expression goes on with such a name; a difference, a length or a range is a number whatever is in it."""
+    named = (one for one, after in pairwise([*tokens, ("", "")]) if one[0] == "name" and after != ("operator", "="))
+    if not any(text in built for _, text in named):
+        return False
+    plain = [("name", word) not in tokens for word in ("if", "or", "and")]
+    if not all(plain):
+        return True
+    counts = tokens[-2:-1] == [("operator", "|")] and tokens[-1] in {
+        ("name", "length"),
+        ("name", "count"),
+        ("name", "int"),
+    }
+    ranges = tokens[1:3] == [("name", "range"), ("operator", "(")] and len(_inside(tokens, 2)) == len(tokens) - 4
+    return not (counts or ranges or ("operator", "-") in _outside(tokens))
+
+
+def _outside(tokens: list[Token]) -> Iterator[Token]:
+    """The tokens that stand in no brackets."""
+    depth = 0
+    for token in tokens:
+        depth -= token[1] in {")", "]", "}"} and token[0] == "operator"
+        if depth == 0:
+            yield token
+        depth += token[1] in {"(", "[", "{"} and token[0] == "operator"
+
+
+def _joins(tokens: list[Token]) -> bool:
+    """Whether an expression makes a text of anything, also without a text in it."""
+    return ("operator", "~") in tokens or any(
+        before == ("operator", "|") and name in {("name", "join"), ("name", "string"), ("name", "replace")}
+        for before, name in pairwise(tokens)
+    )
 
 
 def _builds(tokens: list[Token]) -> bool:
@@ -224,17 +280,34 @@ def _expression(block: list[Token], macros: set[str], built: set[str]) -> Iterat
             continue
         elif kind == "name":
             receiver = block[at - 2] if at > 1 else ("", "")
-            here = block[:1] == [("name", "set")]
-            yield from _name(text, receiver, before, after, macros, set_here=here)
+            yield from _name(text, receiver, before, after, macros)
+            if after == ("operator", "(") and before == ("operator", "|") and text in _LOOKING_FILTERS:
+                yield from _argument(text, block[at + 2 : at + 4])
+            elif (
+                text == "attribute"
+                and after == ("operator", "=")
+                and block[at + 2 : at + 3]
+                and block[at + 2][0] == "name"
+            ):
+                yield "it looks for an attribute that a variable names"
         elif text == "[" and _follows_value(before):
             yield from _subscript(_inside(block, at), built)
 
 
-def _name(
-    text: str, receiver: Token, before: Token, after: Token, macros: set[str], *, set_here: bool
-) -> Iterator[str]:
+def _argument(text: str, following: list[Token]) -> Iterator[str]:
+    """What a filter looks for must stand there, as a text or by the argument's name."""
+    first = following[0] if following else ("", "")
+    if text == "map" and first[0] == "text" and _plain(first[1]) not in _FILTERS:
+        yield f"it uses the filter {shown(_plain(first[1]), 40)}"
+    elif first[0] != "text" and first != ("operator", ")") and following[1:] != [("operator", "=")]:
+        yield f"{text} looks for what a variable names"
+
+
+def _name(text: str, receiver: Token, before: Token, after: Token, macros: set[str]) -> Iterator[str]:
     called = after == ("operator", "(")
-    if "__" in text or (before == ("operator", ".") and text.startswith("_")):
+    private = text.startswith("_")
+    argument = private and after == ("operator", "=") and before in {("operator", "("), ("operator", ",")}
+    if "__" in text or (private and before == ("operator", ".")) or argument:
         yield f"it uses {shown(text, 40)}"
     elif before == ("operator", "."):
         if text == "format" and receiver[0] == "text" and _PLAIN_FORMAT.fullmatch(_plain(receiver[1])):
@@ -244,9 +317,9 @@ def _name(
     elif before in {("operator", "|"), ("name", "filter")}:
         if text not in _FILTERS:
             yield f"it uses the filter {shown(text, 40)}"
-    elif before in {("name", "is"), ("name", "not")}:
+    elif before == ("name", "is") or (before == ("name", "not") and receiver == ("name", "is")):
         return
-    elif text in _NAMES and after != ("operator", "=") and not set_here:
+    elif text in _NAMES and after != ("operator", "="):
         yield f"it uses {text}"
     elif called and text not in _FUNCTIONS | macros | _KEYWORDS and before != ("name", "macro"):
         yield f"it calls {shown(text, 40)}, which chat templates are not given"
