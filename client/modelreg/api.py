@@ -22,6 +22,7 @@ from modelreg import (
     wire_log,
     wire_promotions,
     wire_recalls,
+    wire_scans,
 )
 from modelreg.connections import Transient
 from modelreg.digests import Digest
@@ -294,6 +295,10 @@ class Api:
     def promotion(self, decision: int) -> wire_promotions.PromotionAnswer:
         """A decision with its facts and its signed verdict, untrusted: `verdicts.verify` reads them."""
         return self._get(f"/v1/promotions/{decision}", wire_promotions.PromotionAnswer)
+
+    def scan_again(self, repository: str, artifact: Digest) -> wire_scans.ScanRecorded:
+        """Have the registry scan an artifact with its rules of today. Sending it again scans once more."""
+        return self._once("POST", f"{_path(repository)}/artifacts/{artifact}/scans", wire_scans.ScanRecorded)
 
     def recall(self, repository: str, artifact: Digest, request: wire_recalls.RecallRequest) -> wire_recalls.Recalled:
         """Quarantine or revoke an artifact in every repository. Sending the same again is safe."""

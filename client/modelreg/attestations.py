@@ -209,6 +209,15 @@ def verify_registrys(
     return VerifiedAttestation(claimed, signer, repository, now, raw_bundle)
 
 
+def claimed(raw_bundle: bytes) -> Attestation:
+    """What an unverified bundle states; for showing it as such, never for a decision.
+
+    Raises:
+        SignatureInvalid: it is no bundle around a statement.
+    """
+    return parse(_parsed(raw_bundle).payload)
+
+
 def sign_as_registry(payload: bytes, key: "Ed25519PrivateKey", origin: str) -> bytes:
     """The bundle around a statement of the registry's own, signed with its log key."""
     hint = hint_of(notes.key_of(origin, notes.ED25519, key.public_key()))

@@ -74,6 +74,7 @@ def parser() -> argparse.ArgumentParser:
     _receipts(commands, common)
     _looking(commands, common, top)
     _comparing(commands, common)
+    _scanning(commands, common)
     _evidence(commands, common)
     _records(commands, common)
     _witness(commands, common)
@@ -256,6 +257,20 @@ def _comparing(commands: "Commands", common: argparse.ArgumentParser) -> None:
     diff.add_argument("after", metavar="REF|DIR")
     diff.add_argument("--headers", action="store_true", help="tensors by name, type and shape only; nothing is pulled")
     diff.set_defaults(run="comparing:run_diff")
+
+
+def _scanning(commands: "Commands", common: argparse.ArgumentParser) -> None:
+    scan = commands.add_parser(
+        "scan",
+        parents=[common],
+        help="what is in the files: formats, pickles, code, configuration; 40 if anything is found",
+    )
+    scan.add_argument("target", metavar="PATH|REF", help="a folder or file, scanned here; or what the registry stated")
+    scan.add_argument("--again", action="store_true", help="have the registry scan REF with its rules of today (push)")
+    scan.add_argument(
+        "--picklescan", action="store_true", help="ask picklescan as well, in its strict mode (the extra `picklescan`)"
+    )
+    scan.set_defaults(run="scanning:run_scan")
 
 
 def _evidence(commands: "Commands", common: argparse.ArgumentParser) -> None:

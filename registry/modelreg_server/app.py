@@ -43,6 +43,7 @@ from modelreg_server.routes import (
     publications,
     recalls,
     repositories,
+    scans,
     signatures,
     timestamps,
     trust,
@@ -149,6 +150,7 @@ def create_app(settings: Settings, clock: Callable[[], datetime] = lambda: datet
         inventory,
         datasets,
         promotions,
+        scans,
     ):
         app.include_router(module.router)
     problems.install(app)

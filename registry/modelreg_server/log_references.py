@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import and_, func, or_, select
 from sqlmodel import Session, SQLModel
 
+from modelreg.attestations import REGISTRY, Kind
 from modelreg.canonical import canonical_json
 from modelreg.errors import LogNotIntact
 from modelreg_server import log_entries
@@ -27,15 +28,15 @@ from modelreg_server.tables import (
 )
 
 _ROWS = 1000
-# Row, its column for people, the type of its event, and what both say.
-_RESTING: tuple[tuple[type[SQLModel], str, EventType, dict[str, str]], ...] = (
+# Row, its column for people, the types that its event may have, and what both say.
+_RESTING: tuple[tuple[type[SQLModel], str, EventType | tuple[EventType, ...], dict[str, str]], ...] = (
     (GrantRow, "id", EventType.ARTIFACT_GRANTED, {"repository": "repository", "artifact_digest": "artifact"}),
     (Publication, "artifact_digest", EventType.ARTIFACT_PUBLISHED, {"artifact_digest": "artifact"}),
     (Tag, "name", EventType.TAG_MOVED, {"artifact_digest": "artifact", "name": "tag"}),
     (
         AttestationRow,
         "statement",
-        EventType.ARTIFACT_ATTESTED,
+        (EventType.ARTIFACT_ATTESTED, EventType.ARTIFACT_SCANNED),  # which of them: `_scans`
         {"about_digest": "artifact", "repository": "repository"},
     ),
     (DatasetRecord, "name", EventType.DATASET_REGISTERED, {"digest": "artifact", "name": "repository"}),
@@ -57,6 +58,7 @@ def reference_findings(session: Session) -> Iterator[tuple[int, str]]:
     yield from _openings(session)
     for resting in _RESTING:
         yield from _rows(session, *resting)
+    yield from _scans(session)
     yield from _ended_loads(session)
     yield from _recalls(session)
     yield from _recalled_artifacts(session)
@@ -98,18 +100,30 @@ def _first_naming(session: Session, commitment: str) -> int:
 
 
 def _rows(
-    session: Session, kind: type[SQLModel], name: str, wanted: EventType, same: dict[str, str]
+    session: Session, kind: type[SQLModel], name: str, wanted: EventType | tuple[EventType, ...], same: dict[str, str]
 ) -> Iterator[tuple[int, str]]:
     row, event = table_of(kind), table_of(CustodyEvent)
     differs = or_(
         event.c.index.is_(None),
-        event.c.type != wanted.value,
+        event.c.type.not_in([one.value for one in (wanted if isinstance(wanted, tuple) else (wanted,))]),
         *(event.c[theirs].is_distinct_from(row.c[ours]) for ours, theirs in same.items()),
     )
     joined = row.outerjoin(event, event.c.index == row.c.event_index)
     query = select(row.c.event_index, row.c[name]).select_from(joined).where(differs).order_by(row.c.event_index)
     for index, text in session.connection().execute(query.limit(100)):
         yield index, f"the {kind.__tablename__} {str(text)[:80]} rests on event {index}, which does not say so"
+
+
+def _scans(session: Session) -> Iterator[tuple[int, str]]:
+    """Scans by the registry, and other statements, that rest on each other's kind of event."""
+    row, event = table_of(AttestationRow), table_of(CustodyEvent)
+    own_scan = and_(row.c.authority == REGISTRY, row.c.kind == Kind.SCAN.value)
+    scanned = event.c.type == EventType.ARTIFACT_SCANNED.value
+    query = select(row.c.event_index, row.c.statement).select_from(row.join(event, event.c.index == row.c.event_index))
+    attested = event.c.type == EventType.ARTIFACT_ATTESTED.value  # any other type is found by `_rows`
+    query = query.where(or_(and_(own_scan, attested), and_(~own_scan, scanned))).order_by(row.c.event_index)
+    for index, statement in session.connection().execute(query.limit(100)):
+        yield index, f"the attestation {statement} rests on event {index}, which is not of its kind"
 
 
 def _ended_loads(session: Session) -> Iterator[tuple[int, str]]:

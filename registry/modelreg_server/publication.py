@@ -34,6 +34,7 @@ from modelreg_server import (
     imports,
     parentage,
     recalls,
+    scanning,
     storage,
 )
 from modelreg_server.callers import Caller, denied
@@ -256,11 +257,23 @@ def measure(
     return True, row.size_bytes
 
 
-def finish(database: Database, store: BlobStore, caller: Caller, attempt_id: str, policy: TrustPolicy) -> Attempt:
+def finish(
+    database: Database,
+    store: BlobStore,
+    caller: Caller,
+    attempt_id: str,
+    policy: TrustPolicy,
+    *,
+    refuse_findings: bool = True,
+) -> Attempt:
     """Make the artifact exist, with its tags, in one transaction; doing it again gives the same answer.
+
+    What is new in the repository is scanned before, and what the scan says is published with it.
 
     Raises:
         Conflict: blobs are missing (facts: `missing_count`).
+        PolicyRefused: the scan found what blocks, and `refuse_findings`.
+        DigestMismatch, StorageUnavailable: the store does not give the bytes that were measured.
         Untrusted: the signature no longer holds under the policy of now.
         PolicyRefused: it is declared to be less sensitive than what it was made from.
         Revoked, Quarantined: the artifact was recalled meanwhile.
@@ -278,6 +291,9 @@ def finish(database: Database, store: BlobStore, caller: Caller, attempt_id: str
         raw_bundle, raw_manifest, policy=policy, repository=attempt.repository, now=caller.now
     )
     verified_statements = _verify_attested(caller, attempt.repository, verified.manifest, attested, policy)
+    scanned = _scan(database, store, caller, attempt, verified.manifest)
+    if scanned is not None and refuse_findings:
+        scanning.require_clean(scanned.report)
     artifact = str(verified.manifest.digest)
     with database.reading() as session:
         claims = harvesting.harvest(session, store, attempt_id, verified.manifest)
@@ -307,6 +323,8 @@ def finish(database: Database, store: BlobStore, caller: Caller, attempt_id: str
         parentage.settle(session, caller, artifact, declared)
         for tag in attempt.tags:
             move_tag(session, caller, repository, tag, str(verified.manifest.digest))
+        if scanned is not None and attempt.created:
+            scanning.record(session, caller, attempt.repository, verified.manifest.digest, scanned)
         session.flush()
         session.expunge_all()
     # Committed. What a crash leaves from here on is an unreferenced object, which `sweep` removes.
@@ -367,6 +385,39 @@ def _verify_attested(
     for statement in verified:
         imports.require(caller, manifest, statement)
     return verified
+
+
+def _scan(
+    database: Database, store: BlobStore, caller: Caller, attempt: Attempt, manifest: Manifest
+) -> scanning.Scanned | None:
+    """Scan what is about to be published. None where the repository holds it already: `scanning.again` is for that.
+
+    Raises:
+        Conflict: blobs are missing.
+    """
+    with database.reading() as session:
+        held = (
+            select(Publication.id)
+            .join(Repository, col(Repository.id) == col(Publication.repository_id))
+            .where(Repository.name == attempt.repository, Publication.artifact_digest == str(manifest.digest))
+        )
+        if session.exec(held).one_or_none() is not None:
+            return None
+        if missing := _missing(session, caller.principal, attempt, manifest):
+            raise Conflict(f"{len(missing)} blobs are not uploaded and measured yet", missing_count=len(missing))
+        keys = _stored_keys(session, attempt.id, sorted({entry.blake3 for entry in manifest.files}))
+    report = scanning.scan(store, manifest, keys)
+    return scanning.state(report, caller, attempt.repository, manifest.digest, database.log_signer)
+
+
+def _stored_keys(session: Session, attempt_id: str, blobs: Sequence[str]) -> dict[str, str]:
+    """Where each blob rests: what this attempt uploaded, else what is accepted already."""
+    keys: dict[str, str] = {}
+    for start in range(0, len(blobs), _QUERY_BATCH):
+        batch = blobs[start : start + _QUERY_BATCH]
+        keys |= dict(session.exec(select(Blob.blake3, Blob.key).where(col(Blob.blake3).in_(batch))).all())
+        keys |= {row.blake3: row.key for row in _upload_rows(session, attempt_id, batch) if row.measured_at is not None}
+    return keys
 
 
 def _require_tag_right(caller: Caller, repository: str, tags: Sequence[str]) -> None:

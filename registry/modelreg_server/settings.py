@@ -2,7 +2,7 @@
 
 import ipaddress
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
@@ -101,6 +101,11 @@ class Settings(BaseSettings):
         default=900, ge=30, le=86400, description="How long a permit lives: how late a host may learn of a withdrawal."
     )
     publication_seconds: int = Field(default=7 * 86400, ge=60, description="How long an open publication can resume.")
+
+    gate: Literal["refuse", "record"] = Field(
+        default="refuse",
+        description="What a blocking finding of the gate does to a publication: refuse it, or only record it.",
+    )
 
     @field_validator("behind_proxy")
     @classmethod

@@ -333,8 +333,8 @@ def test_a_timeline_has_every_event_in_order_and_pages_through(ask, model):
     assert code == FOUND
     kinds = [event["type"] for event in answer["events"]]
     assert kinds == [
-        "artifact.published", "tag.moved", "tag.resolved", "artifact.granted", "artifact.received", "tag.resolved",
-        "tag.moved",
+        "artifact.published", "tag.moved", "artifact.scanned", "tag.resolved", "artifact.granted", "artifact.received",
+        "tag.resolved", "tag.moved",
     ]  # fmt: skip
     assert [e["index"] for e in answer["events"]] == sorted(e["index"] for e in answer["events"])
     # The tag's own story goes on where it moved to.
@@ -342,7 +342,7 @@ def test_a_timeline_has_every_event_in_order_and_pages_through(ask, model):
     assert of_tag[0]["artifact"] == first["artifact"]
     assert of_tag[-1]["artifact"] == second["artifact"]
     whole = ask("timeline", "demo/story")[1]
-    assert whole["total"] == len(whole["events"]) == len(kinds) + 2
+    assert whole["total"] == len(whole["events"]) == len(kinds) + 3
     newest = ask("timeline", "demo/story", "--limit", "3")[1]
     assert (newest["events"], newest["truncated"], newest["total"]) == (whole["events"][-3:], True, whole["total"])
     assert folder.is_dir()

@@ -137,3 +137,28 @@ def test_the_steps_of_the_code_are_those_of_the_page():
     steps = re.compile(r"(?m)^(\d)\. ")
 
     assert steps.findall(PAGES["verification"].read_text()) == steps.findall(verification.__doc__) == list("123456789")
+
+
+def test_the_gate_s_page_has_its_rules_and_limits():
+    from modelreg import gate
+    from modelreg.gate import configs, looking, pickles, readable, report, templates
+    from modelreg.gate import gguf as gguf_gate
+
+    page = (ROOT / "docs" / "spec" / "gate.md").read_text()
+    rows = dict(re.findall(r"^\| `([a-z-]+)` \| (block|warn) \|", page, re.MULTILINE))
+    assert rows == {rule: severity for rule, (severity, _) in gate.RULES.items()}
+    assert all(f"| {text} |" in page for _, text in gate.RULES.values())
+    assert f"rules {gate.RULES_VERSION}" in page
+    mib = 1 << 20
+    for text in (
+        f"{readable.MAX_READS:,}, {readable.MAX_READ_BYTES // mib} MiB",
+        f"{configs.MAX_BYTES // mib} MiB, {configs.MAX_VALUES:,} values, {configs.MAX_DEPTH} deep",
+        f"{gguf_gate.MAX_HEADER_BYTES // mib} MiB, {gguf_gate.MAX_TENSORS:,} tensors, {gguf_gate.MAX_MEMBERS:,} members",
+        f"{gguf_gate.MAX_ITEMS:,} items, {gguf_gate.MAX_TEXT_BYTES // mib} MiB a text",
+        f"{looking.MAX_DEPTH} deep, {looking.MAX_MEMBERS:,} entries, {looking.MAX_MEMBER_BYTES // mib} MiB an entry",
+        f"{looking.MAX_UNPACKED_BYTES // mib} MiB in all",
+        f"{pickles.MAX_OPCODES:,} opcodes, {pickles.MAX_PICKLES} pickles",
+        f"{templates.MAX_CHARS:,} characters, {templates.MAX_TOKENS:,} words, brackets {templates.MAX_DEPTH} deep",
+        f"| {report.MAX_FINDINGS_OF_FILE}, {report.MAX_FINDINGS_STATED:,} |",
+    ):
+        assert text in page, text

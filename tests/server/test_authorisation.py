@@ -123,6 +123,11 @@ def cases(published):
         ("GET", "/v1/log/tile/{path}"): ("/v1/log/tile/0/000.p/1", None, "read-metadata:demo/none"),
         ("GET", "/v1/evidence"): (f"/v1/evidence?artifact={artifact}", None, "audit:*/*"),
         ("GET", "/v1/evidence/events"): (f"/v1/evidence/events?artifact={artifact}&size=1", None, "audit:*/*"),
+        ("POST", "/v1/repositories/{namespace}/{name}/artifacts/{artifact}/scans"): (
+            f"{repository}/artifacts/{artifact}/scans",
+            None,
+            "push:demo/*",
+        ),
         ("POST", "/v1/repositories/{namespace}/{name}/artifacts/{artifact}/recall"): (
             f"{repository}/artifacts/{artifact}/recall",
             {"kind": "quarantine", "reason": "r", "dry_run": True},
@@ -224,6 +229,7 @@ WITH_RIGHTS = {
     ("POST", "/v1/access/grants"): 201,
     ("DELETE", "/v1/access/grants/{grant_id}"): 404,
     ("POST", "/v1/hosts/invitations"): 201,
+    ("POST", "/v1/repositories/{namespace}/{name}/artifacts/{artifact}/scans"): 201,
     ("GET", "/v1/hosts/{name}"): 404,
     ("DELETE", "/v1/hosts/{name}"): 404,
     ("POST", "/v1/repositories/{namespace}/{name}/grants"): 201,

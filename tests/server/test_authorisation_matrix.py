@@ -107,6 +107,7 @@ TABLE = {
     "GET /v1/evidence/events": rule("everywhere-audit", scope="everywhere"),
     **{f"GET /v1/lookups/{name}": rule("audit", "everywhere-audit") for name in LOOKUPS},
     "PUT /v1/trust": rule("everywhere-admin", answer=422, scope="everywhere"),  # the empty root
+    f"POST {REPOSITORY}/artifacts/{{artifact}}/scans": rule("push", "approve", answer=201),
     f"POST {REPOSITORY}/artifacts/{{artifact}}/recall": rule("quarantine", "admin", "everywhere-admin"),
     f"POST {REPOSITORY}/artifacts/{{artifact}}/release": rule(
         "quarantine",
@@ -220,6 +221,7 @@ def with_repository(name, world):
         f"PUT {REPOSITORY}/tags/{{tag}}": (f"{path}/tags/v2", {"artifact": artifact}),
         f"GET {REPOSITORY}/tags/{{tag}}/history": (f"{path}/tags/v1/history", None),
         f"POST {REPOSITORY}/publications": (f"{path}/publications", {"manifest": "{}", "bundle": "{}"}),
+        f"POST {REPOSITORY}/artifacts/{{artifact}}/scans": (f"{path}/artifacts/{artifact}/scans", None),
         f"POST {REPOSITORY}/artifacts/{{artifact}}/recall": (
             f"{path}/artifacts/{artifact}/recall",
             {"kind": "quarantine", "reason": "r", "dry_run": True},

@@ -181,7 +181,14 @@ def measure(publication_id: IdPath, blake3: BlobPath, caller: Publisher, parts: 
 @router.post(_PUBLICATION + "/finish", status_code=201, summary="Make the artifact exist")
 def finish(publication_id: IdPath, caller: Publisher, parts: PartsDep) -> wire.Published:
     """Artifact, signature, tags and events in one transaction; repeating it gives the same answer."""
-    attempt = publication.finish(parts.database, parts.store, caller, publication_id, parts.trust_policy())
+    attempt = publication.finish(
+        parts.database,
+        parts.store,
+        caller,
+        publication_id,
+        parts.trust_policy(),
+        refuse_findings=parts.settings.gate == "refuse",
+    )
     assert attempt.event_index is not None
     return wire.Published(
         repository=attempt.repository,
