@@ -9,7 +9,7 @@ from string import ascii_lowercase, ascii_uppercase
 from modelreg.promotion_facts import AncestorFact, DatasetFact, Facts, Outcome
 from modelreg.promotion_outcomes import Problem, day, fail, listed, missing, outcome, shown
 from modelreg.promotion_policy import DatasetsRule, Entry, named
-from modelreg.provenance import RELATIONS
+from modelreg.provenance import ORIGINAL, RELATIONS
 
 # Of ASCII alone: what other letters become depends on the Python that asks, and a decision must not.
 _LOWER = str.maketrans(ascii_uppercase, ascii_lowercase)
@@ -40,13 +40,15 @@ def lineage(entry: Entry, facts: Facts) -> Outcome:
 
 def _derived(entry: Entry, facts: Facts, relation: str, bases: list[str], only: str) -> list[Problem]:
     problems = []
-    if relation not in RELATIONS:
+    if relation not in {*RELATIONS, ORIGINAL}:
         problems.append(
             fail(
                 f"it was made by {shown(relation)}, which is no known relation", f"state one of {', '.join(RELATIONS)}"
             )
         )
-    if not bases:
+    if relation == ORIGINAL and bases:
+        problems.append(fail(f"it is said to be made of no other artifact, and of {listed(bases)}", _STATE_IT))
+    if relation != ORIGINAL and not bases:
         problems.append(missing(f"{shown(relation)} of no attested base{only}", _STATE_IT))
     if relation == "adapter" and len(bases) > 1:
         problems.append(fail(f"an adapter has one base; attested are {listed(bases)}", _STATE_IT))

@@ -114,7 +114,7 @@ class ScanRule(_Table):
 class LineageRule(_Table):
     """Which relations need attested datasets beside the attested base that all need."""
 
-    datasets_for: Texts = ("finetune", "adapter", "distilled")
+    datasets_for: Texts = ("finetune", "adapter", "distilled", "original")
 
 
 class AncestorsRule(_Table):

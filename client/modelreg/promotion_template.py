@@ -64,7 +64,7 @@ rules_version = "2026-01-01"            # raise it when the gate learns somethin
 refuse = "block"                        # "warn" refuses warnings too
 
 [environments.production.lineage]
-datasets_for = ["finetune", "adapter", "distilled"]
+datasets_for = ["finetune", "adapter", "distilled", "original"]
 
 [environments.production.ancestors]
 unknown = "refuse"                      # what is not in this registry cannot be recalled

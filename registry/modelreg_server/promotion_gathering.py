@@ -31,7 +31,7 @@ from modelreg.trust import MAX_CLOCK_SKEW
 from modelreg_server import promotion_classes, promotion_lineage
 from modelreg_server.promotion_lineage import Lineage
 from modelreg_server.promotion_statements import Believing, Statements
-from modelreg_server.tables import Artifact, ArtifactFile, AttestationRow, Blob, Publication, Repository, Signature
+from modelreg_server.tables import Artifact, ArtifactFile, AttestationRow, Blob, ModelClaim, Publication, Repository, Signature
 
 MAX_SIGNATURES = 64
 MAX_FINDINGS = 200  # of one scan; those that block come first
@@ -85,7 +85,7 @@ def gather(session: Session, believing: Believing, repository: str, artifact: st
         cycle=lineage.cycle,
         datasets=lineage.datasets,
         classification=promotion_classes.class_of(statements, lineage),
-        licence=_licence(lineage),
+        licence=_licence(session, lineage),
         approvals=_approvals(statements, repository, artifact, environment),
         waivers=_waivers(statements, repository, artifact, environment),
     )
@@ -184,11 +184,18 @@ def _drift(statements: Statements, artifact: str, repository: str) -> bool | Non
     return None
 
 
-def _licence(lineage: Lineage) -> LicenceFact | None:
+def _licence(session: Session, lineage: Lineage) -> LicenceFact | None:
+    """The licence that a signed import states; else the one that the artifact's own files claim, if they agree."""
     for made, _, _ in reversed(lineage.made[lineage.artifact].imports()):
         if made.licence is not None:
             return LicenceFact(value=made.licence, grade="attested")
-    return None
+    query = (
+        select(ModelClaim.value)
+        .where(ModelClaim.artifact == lineage.artifact, ModelClaim.kind == "licence")
+        .distinct()
+    )
+    claimed = session.exec(query.limit(2)).all()
+    return LicenceFact(value=claimed[0], grade="claimed") if len(claimed) == 1 else None
 
 
 def _scans(statements: Statements, repository: str, artifact: str) -> tuple[ScanFact, ...]:

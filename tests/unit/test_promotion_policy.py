@@ -19,7 +19,7 @@ def test_a_policy_is_its_values_and_the_digest_of_its_bytes():
     assert policy.digest != parse(decidable.POLICY + b"\n").digest
     assert entry.approvals.count == 2
     assert entry.scan.tools == ("modelreg-gate",)
-    assert entry.lineage.datasets_for == ("finetune", "adapter", "distilled")
+    assert entry.lineage.datasets_for == ("finetune", "adapter", "distilled", "original")
     assert policy.entry_for("production", "else/where") is None
     assert policy.entry_for("moon", "acme/minilm") is None
 
