@@ -31,7 +31,16 @@ from modelreg.trust import MAX_CLOCK_SKEW
 from modelreg_server import promotion_classes, promotion_lineage
 from modelreg_server.promotion_lineage import Lineage
 from modelreg_server.promotion_statements import Believing, Statements
-from modelreg_server.tables import Artifact, ArtifactFile, AttestationRow, Blob, ModelClaim, Publication, Repository, Signature
+from modelreg_server.tables import (
+    Artifact,
+    ArtifactFile,
+    AttestationRow,
+    Blob,
+    ModelClaim,
+    Publication,
+    Repository,
+    Signature,
+)
 
 MAX_SIGNATURES = 64
 MAX_FINDINGS = 200  # of one scan; those that block come first
@@ -190,9 +199,7 @@ def _licence(session: Session, lineage: Lineage) -> LicenceFact | None:
         if made.licence is not None:
             return LicenceFact(value=made.licence, grade="attested")
     query = (
-        select(ModelClaim.value)
-        .where(ModelClaim.artifact == lineage.artifact, ModelClaim.kind == "licence")
-        .distinct()
+        select(ModelClaim.value).where(ModelClaim.artifact == lineage.artifact, ModelClaim.kind == "licence").distinct()
     )
     claimed = session.exec(query.limit(2)).all()
     return LicenceFact(value=claimed[0], grade="claimed") if len(claimed) == 1 else None
