@@ -389,7 +389,8 @@ class _Walk:
             if members.get("artifact") != str(node.digest) or members.get("repository") != item.repository:
                 continue
             kind, detail = str(members["type"]), members.get("detail")
-            said = detail.get("statement") if isinstance(detail, dict) else None
+            named_as = "verdict" if kind.startswith("promotion.") else "statement"
+            said = detail.get(named_as) if isinstance(detail, dict) else None
             row = told.get(index)
             if row is not None and kind not in _PUBLISHED and said != row.statement:
                 self._fail("log", node, LogNotIntact(f"entry {index} does not record the statement {row.statement}"))

@@ -110,7 +110,10 @@ def _hub(rest: str) -> HubSource:
 
 
 def _folder(text: str) -> FolderSource:
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+    except ValueError:  # such as half an IPv6 address
+        raise _invalid("names no folder of this machine; write file:///absolute/path") from None
     path = Path(unquote(parts.path))
     if parts.netloc or parts.query or parts.fragment or not path.is_absolute() or ".." in path.parts:
         raise _invalid("names no folder of this machine; write file:///absolute/path")

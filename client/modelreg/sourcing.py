@@ -30,7 +30,8 @@ def add(commands: "Commands", common: argparse.ArgumentParser) -> None:
         help="a trust policy that says whose signatures to believe about this source",
     )
     brought.add_argument(
-        "--classification",
+        "--class",
+        dest="classification",
         choices=["public", "internal", "confidential", "restricted"],
         help="what it is declared to be",
     )

@@ -102,7 +102,7 @@ def test_a_whole_repository_is_imported_at_the_commit_that_its_branch_is(bring, 
 
 def test_the_event_names_source_revision_and_statement(bring, hub, registry):
     model = hub.add("acme-ai/event", files())
-    _, answer, _ = bring("hf://acme-ai/event@main", "demo/event", "--classification", "internal")
+    _, answer, _ = bring("hf://acme-ai/event@main", "demo/event", "--class", "internal")
 
     events = [e for e in registry.whole_log() if e.repository == "demo/event"]
 

@@ -166,6 +166,7 @@ def cases(published):
             {"environment": "production", "reason": "r"},
             "promote:demo/*",
         ),
+        ("GET", "/v1/inventory"): ("/v1/inventory", None, "read-metadata:demo/*"),
         ("GET", "/v1/promotions"): ("/v1/promotions", None, "pull:demo/*"),
         ("GET", "/v1/promotions/{decision}"): ("/v1/promotions/1", None, "audit:demo/*"),
         ("GET", "/v1/recalls"): ("/v1/recalls", None, "pull:demo/*"),
@@ -220,6 +221,7 @@ FOR_EVERYBODY = {
     ("GET", "/v1/log/consistency"),
     ("GET", "/v1/log/tile/{path}"),  # of hashes; for entries see test_log_routes
     ("GET", "/v1/recalls"),
+    ("GET", "/v1/inventory"),
     ("GET", "/v1/promotions"),
     ("POST", "/v1/recalls/check"),
 }

@@ -96,7 +96,7 @@ TABLE = {
     "GET /v1/events": rule("audit", "everywhere-audit"),
     "GET /v1/login-options": rule(*ROLES, scope="anybody"),
     "POST /v1/token-exchange": rule(answer=401, scope="token"),
-    "POST /v1/timestamps": rule("push", answer=422, scope="somewhere"),  # the empty query
+    "POST /v1/timestamps": rule("push", "sign", "approve", answer=422, scope="somewhere"),  # the empty query
     "GET /v1/signatures": rule("everywhere-audit", scope="everywhere"),
     "GET /v1/log/checkpoint": rule(*ROLES, scope="anybody"),
     "GET /v1/log/proof": rule(*ROLES, scope="anybody"),

@@ -32,6 +32,8 @@ TAKING_BODIES = [
     "POST /v1/recalls/check",
     "POST /v1/recalls/{recall_id}/confirmations",
     "POST /v1/repositories/{namespace}/{name}/artifacts/{artifact}/attestations",
+    "POST /v1/repositories/{namespace}/{name}/artifacts/{artifact}/demotions",
+    "POST /v1/repositories/{namespace}/{name}/artifacts/{artifact}/promotions",
     "POST /v1/repositories/{namespace}/{name}/artifacts/{artifact}/recall",
     "POST /v1/repositories/{namespace}/{name}/artifacts/{artifact}/release",
     "POST /v1/repositories/{namespace}/{name}/grants",
@@ -46,6 +48,7 @@ TAKING_BODIES = [
 DECIDED_LATER = {
     *(name for name in TAKING_BODIES if "_id}" in name or name.endswith("/{name}/grants")),
     *("POST /v1/recalls/check", "POST /v1/alterations"),  # what they name in the body
+    *(name for name in TAKING_BODIES if name.endswith(("/promotions", "/demotions"))),  # an environment, in the body
 }
 
 

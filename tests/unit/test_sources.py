@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from modelreg.errors import Invalid, ManifestInvalid, ModelregError, NotFound, Unreachable
@@ -44,6 +44,7 @@ def test_what_is_no_source_is_refused(text):
         parse_source(text)
 
 
+@example("[")
 @given(st.text(max_size=60))
 def test_any_text_is_a_source_or_refused_in_a_sentence(text):
     for tried in (text, f"hf://{text}", f"file://{text}", f"s3://{text}", f"https://{text}"):

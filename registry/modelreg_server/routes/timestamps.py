@@ -15,11 +15,17 @@ router = APIRouter(prefix="/v1", tags=["timestamps"], route_class=GuardedRoute)
 QUERY, REPLY = "application/timestamp-query", "application/timestamp-reply"
 
 
-def _stamped(caller: Annotated[Caller, Depends(Requires(Verb.PUSH))]) -> Caller:
-    """Whoever may push somewhere: signing comes before it is known where to, and a digest says nothing of it."""
-    if not caller.principal.may_somewhere(Verb.PUSH):
+_SIGNING = (Verb.PUSH, Verb.SIGN, Verb.APPROVE)
+
+
+def _stamped(caller: Annotated[Caller, Depends(Requires(None))]) -> Caller:
+    """Whoever may sign something somewhere: signing comes before it is known where to, and a digest says nothing of it."""
+    if not any(caller.principal.may_somewhere(verb) for verb in _SIGNING):
         raise denied(
-            caller.principal, Verb.PUSH, EVERYWHERE, detail="only who may push somewhere has something to stamp"
+            caller.principal,
+            Verb.PUSH,
+            EVERYWHERE,
+            detail="only who may push, sign or approve somewhere has something to stamp",
         )
     return caller
 
