@@ -107,7 +107,7 @@ def test_the_event_names_source_revision_and_statement(bring, hub, registry):
     events = [e for e in registry.whole_log() if e.repository == "demo/event"]
 
     assert [event.type for event in events] == [
-        "artifact.published", "artifact.imported", "artifact.attested", "tag.moved",
+        "artifact.published", "artifact.imported", "artifact.attested", "tag.moved", "artifact.scanned",
     ]  # fmt: skip
     detail = events[1].detail
     assert (detail["source"], detail["revision"]) == ("hf://acme-ai/event", model.commit)

@@ -2,14 +2,34 @@
 
 import json
 import uuid
+from dataclasses import replace
 
 import pytest
 
-from modelreg import attestations, provenance, provenance_collection, signing, wire_attestations
+from modelreg import (
+    attestations,
+    provenance,
+    provenance_collection,
+    push,
+    signing,
+    wire,
+    wire_attestations,
+    wire_promotions,
+)
 from modelreg.api import Api
 from modelreg.attestations import Kind
 from modelreg.digests import Digest, sha256_of
-from support.chained import AT, Made, derivation_of, import_of
+from modelreg.references import parse_reference
+from support.chained import AT, derivation_of, import_of
+from support.promotions import promoting_registry
+from support.registry import QUIET
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory):
+    """One that promotes: to staging whatever is in demo/*."""
+    with promoting_registry(tmp_path_factory.mktemp("registry")) as world:
+        yield world.registry
 
 
 @pytest.fixture
@@ -40,33 +60,50 @@ def model(ask, tmp_path):
     return make
 
 
+def signed(registry, repository, digest, made):
+    """A provenance statement as a bundle."""
+    predicate = provenance.predicate_of(made, version="0", started_at=AT, finished_at=AT)
+    return signing.sign(attestations.build(Kind.PROVENANCE, repository, digest, predicate), registry.trust.signer)
+
+
 @pytest.fixture
 def state(registry):
-    """Record a signed provenance statement about an artifact."""
+    """Record a signed derivation of an artifact that is published already."""
 
-    def call(repository, digest, made, kind=Kind.PROVENANCE):
-        predicate = provenance.predicate_of(made, version="0", started_at=AT, finished_at=AT)
-        payload = attestations.build(kind, repository, digest, predicate)
-        raw = signing.sign(payload, registry.trust.signer)
-        request = wire_attestations.AttestationRequest(bundle=raw.decode())
-        return registry.api().attest(repository, digest, request)
+    def call(repository, digest, made):
+        raw = signed(registry, repository, digest, made)
+        return registry.api().attest(repository, digest, wire_attestations.AttestationRequest(bundle=raw.decode()))
 
     return call
 
 
 @pytest.fixture
-def manifest_of(registry):
-    from modelreg import manifests
+def imported(registry, tmp_path):
+    """Publish fresh bytes with the signed statement that person:tester fetched them from the hub; their digest."""
 
-    return lambda repository, digest: manifests.parse(registry.api().artifact(repository, digest).manifest.encode())
+    def call(repository, **more):
+        root = tmp_path / uuid.uuid4().hex
+        root.mkdir()
+        (root / "model.safetensors").write_bytes(uuid.uuid4().bytes)
+        (root / "config.json").write_bytes(b"{}")
+
+        def attest(manifest):
+            made = replace(import_of(manifest), fetched_by="person:tester", **more)
+            return [signed(registry, repository, manifest.digest, made)]
+
+        return push.push(
+            registry.api(), root, parse_reference(repository), registry.trust.signer, tags=(), connections_at_once=2,
+            meter=QUIET, attest=attest,
+        ).manifest.digest  # fmt: skip
+
+    return call
 
 
 @pytest.fixture
-def lineage(model, state, manifest_of):
+def lineage(model, state, imported):
     """A fine-tune of an imported base, each in a repository of its own; their digests."""
     name = uuid.uuid4().hex[:8]
-    base, child = model(f"demo/base-{name}"), model(f"demo/tuned-{name}:prod")
-    state(f"demo/base-{name}", base, import_of(manifest_of(f"demo/base-{name}", base)))
+    base, child = imported(f"demo/base-{name}"), model(f"demo/tuned-{name}:prod")
     state(f"demo/tuned-{name}", child, derivation_of((f"demo/base-{name}", base)))
     return f"demo/tuned-{name}", child, base
 
@@ -82,10 +119,14 @@ def test_the_whole_chain_is_printed_and_verified(ask, lineage):
     assert any(line.startswith(f"verified    artifact    {repository}@{child}: 2 files") for line in lines)
     assert any("derivation" in line and "finetune of 1 parent and 0 datasets" in line for line in lines)
     assert any(line.startswith("verified      import") and "hf://org/name" in line for line in lines)
+    # What the registry itself states of each: it scanned what came.
+    assert (
+        sum(line.startswith("verified") and "scan" in line.split() and "modelreg-gate" in line for line in lines) == 2
+    )
     # The log's entries that say so, each with its proof.
     assert [line.split("entry")[1].split(":")[1].split(" at")[0].strip() for line in lines if "entry " in line] == [
-        *("artifact.published", "artifact.attested"),
-        *("artifact.published", "artifact.attested"),
+        *("artifact.published", "artifact.scanned", "artifact.attested"),
+        *("artifact.published", "artifact.imported", "artifact.attested", "artifact.scanned"),
     ]
 
     code, report, _ = ask("provenance", f"{repository}@{child}")
@@ -136,8 +177,13 @@ def test_a_log_that_was_rolled_back_since_is_refused(ask, lineage, registry, mon
     assert (code, "rolled" in err) == (32, True), err
 
 
-def test_an_artifact_that_nobody_stated_anything_about_ends_with_23(ask, model):
-    digest = model("demo/bare:v1", "--base", "sha256:" + "ab" * 32)
+def test_an_artifact_that_nobody_stated_anything_about_ends_with_23(ask, registry, tmp_path):
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "w").write_bytes(b"bare")
+    digest = push.push(
+        registry.api(), tmp_path / "bare", parse_reference("demo/bare"), registry.trust.signer, tags=("v1",),
+        connections_at_once=2, meter=QUIET, parents=[wire.Parent(artifact="sha256:" + "ab" * 32, relation="finetune")],
+    ).manifest.digest  # fmt: skip
     code, report, _ = ask("provenance", "demo/bare:v1")
     assert (code, report["exit_code"], report["complete"]) == (23, 23, False)
     assert report["gaps"] == [f"no verified import or derivation of {digest} (demo/bare)"]
@@ -145,6 +191,17 @@ def test_an_artifact_that_nobody_stated_anything_about_ends_with_23(ask, model):
     assert (claimed["state"], "ab" * 32 in claimed["text"]) == ("claimed", True)
     code, out, _ = ask("provenance", "demo/bare:v1", as_json=False)
     assert (code, "incomplete: 1 gap" in out) == (23, True)
+
+
+def test_a_base_that_is_only_named_when_pushing_is_a_derivation_of_something_unknown(ask, model):
+    digest = model("demo/from-elsewhere:v1", "--base", "sha256:" + "ab" * 32)
+    code, report, _ = ask("provenance", "demo/from-elsewhere:v1")
+    assert (code, report["complete"], len(report["gaps"])) == (23, False, 1)
+    assert report["gaps"][0].startswith(f"the artifact sha256:{'ab' * 32} ")
+    assert [(line["state"], line["about"]) for line in report["lines"] if line["what"] == "derivation"] == [
+        ("verified", str(digest))
+    ]
+    assert "parent" not in {line["what"] for line in report["lines"]}
 
 
 def test_a_reader_who_may_not_audit_gets_what_is_signed_and_hears_what_was_not_read(ask, lineage, registry):
@@ -168,24 +225,58 @@ def test_a_parent_in_a_repository_one_may_not_read_is_unknown(ask, lineage, regi
     assert (line["state"], line["what"]) == ("unknown", "artifact")
 
 
-def test_a_renamed_parent_is_found_by_whoever_may_audit(ask, model, state, manifest_of):
-    base, child = model("demo/real-name"), model("demo/of-renamed:v1")
-    state("demo/real-name", base, import_of(manifest_of("demo/real-name", base)))
+def test_a_renamed_parent_is_found_by_whoever_may_audit(ask, model, state, imported):
+    base, child = imported("demo/real-name"), model("demo/of-renamed:v1")
     state("demo/of-renamed", child, derivation_of(("what people call it", base)))
     code, report, _ = ask("provenance", "demo/of-renamed:v1")
     assert (code, report["artifacts"][1]["repository"]) == (0, "demo/real-name")
 
 
-def test_a_dataset_is_recorded_until_its_statement_can_be_had(ask, model, state, registry, monkeypatch):
+def test_a_dataset_is_recorded_until_its_owner_registers_it(ask, model, state):
     child, data = model("demo/on-data:v1"), sha256_of(b"tickets")
     state("demo/on-data", child, derivation_of(datasets=(("demo/tickets", data),)))
     code, report, _ = ask("provenance", "demo/on-data:v1")
     assert (code, report["datasets"][0]["statement"]) == (23, None)
+    assert [line["state"] for line in report["lines"] if line["what"] == "dataset"] == ["recorded"]
 
-    statements = Made(registry.trust).dataset("demo/tickets", data).statements
-    monkeypatch.setattr(provenance_collection, "dataset_statements", lambda _api, _named: statements)
-    code, report, _ = ask("provenance", "demo/on-data:v1")
-    assert (code, report["datasets"][0]["predicate"]["owner"]) == (0, "team-data")
+    def register(digest, owner):
+        code, _, err = ask(
+            "dataset", "register", "demo/tickets", "--digest", digest, "--owner", owner, "--class", "confidential",
+            "--lawful-basis", "contract",
+        )  # fmt: skip
+        assert code == 0, err
+
+    register(sha256_of(b"other tickets"), "team-other")  # of the same name, and not what it was made of
+    assert ask("provenance", "demo/on-data:v1")[0] == 23
+
+    register(data, "team-data")
+    code, report, err = ask("provenance", "demo/on-data:v1")
+    assert code == 0, (report["lines"], err)
+    assert report["datasets"][0]["predicate"]["owner"] == "team-data"
+    (told,) = [line for line in report["lines"] if line["what"] == "dataset"]
+    assert (told["state"], "class confidential, owner team-data" in told["text"]) == ("verified", True)
+    # What it was made of makes it confidential: the registry's word.
+    assert [line["text"] for line in report["lines"] if line["what"] == "class"] == ["confidential"]
+
+
+def test_the_registrys_verdict_is_verified_until_the_promotion_is_withdrawn(ask, lineage, registry):
+    repository, child, _ = lineage
+    assert "verdict" not in {line["what"] for line in ask("provenance", f"{repository}:prod")[1]["lines"]}
+
+    answer = registry.api().promote(repository, child, wire_promotions.PromotionRequest(environment="staging"))
+    assert (answer.info.state, answer.verdict is None) == ("live", False)
+    code, report, err = ask("provenance", f"{repository}:prod")
+    assert (code, report["complete"]) == (0, True), err
+    (verdict,) = [line for line in report["lines"] if line["what"] == "verdict"]
+    assert (verdict["state"], verdict["about"]) == ("verified", str(child))
+    assert verdict["text"].startswith(f"PASSED for modelreg:{repository}@{child}")
+    entries = [line["text"] for line in report["lines"] if line["what"] == "log"]
+    assert any(": promotion.granted at" in text for text in entries)
+
+    demotion = wire_promotions.DemotionRequest(environment="staging", reason="over")
+    registry.api().demote(repository, child, demotion)
+    code, report, _ = ask("provenance", f"{repository}:prod")
+    assert (code, "verdict" in {line["what"] for line in report["lines"]}) == (0, False)
 
 
 def test_a_quarantined_ancestor_is_said(ask, lineage, registry):

@@ -1,11 +1,11 @@
 """Statements over HTTP: who may send which, what is recorded, and that the record agrees with the log."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlmodel import select
 
-from modelreg import attestations, pki, push, signing, wire
+from modelreg import approvals, attestations, pki, push, signing, wire
 from modelreg.attestations import Kind
 from modelreg.digests import Digest
 from modelreg.errors import Conflict, Forbidden, Invalid, NotFound, SignatureInvalid, SignerNotAllowed
@@ -45,14 +45,35 @@ def signer_of(registry, identity):
     return signing.CertificateSigner(leaf.private_key, (leaf.certificate, registry.trust.intermediate.certificate))
 
 
-def bundle(registry, kind, artifact, signer=None, predicate=None, repository="demo/m"):
-    predicate = predicate or {"environment": "production", "artifact": str(artifact)}
+def said(kind, artifact, by):
+    """What a statement of a kind says where the test does not care."""
+    now = datetime.now(UTC)
+    match kind:
+        case Kind.APPROVAL:
+            return approvals.Approval(artifact, "production", by, now).predicate
+        case Kind.WAIVER:
+            return approvals.Waiver(artifact, "production", by, "scan", "r", now + timedelta(days=1)).predicate
+        case Kind.DECLASSIFICATION:
+            return {"artifact": str(artifact), "from": "restricted", "to": "internal", "reason": "r"}
+    return {"artifact": str(artifact)}
+
+
+def bundle(registry, kind, artifact, signer=None, predicate=None, repository="demo/m", by="person:tester"):
+    predicate = predicate or said(kind, artifact, by)
     payload = attestations.build(kind, repository, artifact, predicate)
     return signing.sign(payload, signer or registry.trust.signer)
 
 
 def attest(api, artifact, raw_bundle, repository="demo/m"):
     return api.attest(repository, artifact, AttestationRequest(bundle=raw_bundle.decode()))
+
+
+def sent_to(registry, artifact, repository="demo/m", **more):
+    """The statements about an artifact that somebody sent: all but the registry's scan of what is published."""
+    listed = registry.api().attestations(repository, artifact, **more).attestations
+    scans = [row for row in listed if row.added_by == attestations.REGISTRY]
+    assert [row.kind for row in scans] == ["scan"] * (more.get("kind") in {None, "scan"})
+    return [row for row in listed if row not in scans]
 
 
 def events_of(registry, *types):
@@ -91,7 +112,7 @@ def test_a_statement_is_recorded_once_with_its_event_and_given_back_as_it_was_si
     with registry.parts.database.reading() as session:
         entry = session.get_one(CustodyEvent, event.index).entry
     assert b"email:" not in entry  # a name is personal: it can be erased
-    (kept,) = api.attestations("demo/m", artifact).attestations
+    (kept,) = sent_to(registry, artifact)
     assert kept.bundle.encode() == raw
     verified = attestations.verify(
         kept.bundle.encode(), policy=registry.trust.policy, repository="demo/m", now=datetime.now(UTC), subject=artifact
@@ -102,20 +123,43 @@ def test_a_statement_is_recorded_once_with_its_event_and_given_back_as_it_was_si
 
 
 def test_two_people_who_sign_the_same_words_are_two_statements(registry, artifact):
-    """An approval says nothing but what is approved: it is the signers that differ."""
+    """Two tools can find the same at the same time: it is the signers that differ."""
     one, other = (
-        attest(registry.api(registry.token(f"person:{name}", "approve:demo/*")), artifact,
-               bundle(registry, Kind.APPROVAL, artifact, signer_of(registry, f"email:{name}@demo.example")))
+        attest(registry.api(registry.token(f"person:{name}", "push:demo/*")), artifact,
+               bundle(registry, Kind.SCAN, artifact, signer_of(registry, f"email:{name}@demo.example")))
         for name in ("riko", "sam")
     )  # fmt: skip
 
     assert one.statement == other.statement
     assert one.event != other.event
-    found = registry.api().attestations("demo/m", artifact, kind="approval").attestations
-    assert [(row.identity, row.added_by) for row in found] == [
+    assert [(row.identity, row.added_by) for row in sent_to(registry, artifact, kind="scan")] == [
         ("email:riko@demo.example", "person:riko"),
         ("email:sam@demo.example", "person:sam"),
     ]
+
+
+@pytest.mark.parametrize("kind", [Kind.APPROVAL, Kind.WAIVER])
+def test_nobody_sends_the_yes_of_somebody_else(registry, artifact, approver, kind):
+    """The signer may, and the sender may: it still names another principal than the one that sends it."""
+    raw = bundle(registry, kind, artifact, approver, by="person:riko")
+    with pytest.raises(SignatureInvalid, match="is signed as by person:riko, and person:sam sends it"):
+        attest(registry.api(registry.token("person:sam", "approve:demo/*")), artifact, raw)
+    assert sent_to(registry, artifact) == []
+    assert attest(registry.api(registry.token("person:riko", "approve:demo/*")), artifact, raw).kind == kind
+
+
+@pytest.mark.parametrize("kind", [Kind.APPROVAL, Kind.WAIVER])
+@pytest.mark.parametrize("change", ["missing", "unknown", "another artifact"])
+def test_a_malformed_yes_is_refused(registry, artifact, approver, kind, change):
+    predicate = said(kind, artifact, "person:tester")
+    changed = {
+        "missing": {name: value for name, value in predicate.items() if name != "environment"},
+        "unknown": {**predicate, "more": "x"},
+        "another artifact": {**predicate, "artifact": f"sha256:{'0' * 64}"},
+    }[change]
+    with pytest.raises(SignatureInvalid):
+        attest(registry.api(), artifact, bundle(registry, kind, artifact, approver, changed))
+    assert attest(registry.api(), artifact, bundle(registry, kind, artifact, approver, predicate)).kind == kind
 
 
 def test_statements_are_listed_in_order_by_kind_and_page_by_page(registry, artifact, monkeypatch):
@@ -124,11 +168,15 @@ def test_statements_are_listed_in_order_by_kind_and_page_by_page(registry, artif
         attest(api, artifact, bundle(registry, Kind.SOURCE_CHECK, artifact, predicate={"round": at})) for at in range(5)
     ]
     monkeypatch.setattr(operations, "_PAGE_ROWS", 2)
-    assert [row.statement for row in api.attestations("demo/m", artifact).attestations] == [s.statement for s in sent]
+    listed = api.attestations("demo/m", artifact).attestations
+    assert listed[0].kind == "scan"  # the registry's, of what was published
+    assert [row.statement for row in listed[1:]] == [s.statement for s in sent]
     monkeypatch.setattr(operations, "_PAGE_ROWS", 100)
     monkeypatch.setattr(operations, "_PAGE_BYTES", 1)
-    assert len(api.attestations("demo/m", artifact).attestations) == 5
-    assert api.attestations("demo/m", artifact, kind="scan").attestations == []
+    assert api.attestations("demo/m", artifact).attestations == listed
+    assert api.attestations("demo/m", artifact, kind="scan").attestations == listed[:1]
+    assert api.attestations("demo/m", artifact, kind="source-check").attestations == listed[1:]
+    assert api.attestations("demo/m", artifact, kind="waiver").attestations == []
 
 
 @pytest.mark.parametrize("kind", [Kind.VERDICT, Kind.PERMIT])
@@ -187,8 +235,7 @@ def test_an_artifact_that_the_repository_does_not_hold_has_no_statements(registr
 )
 def test_each_kind_takes_its_verb_and_the_other_one_will_not_do(registry, artifact, approver, kind, verb):
     signer = registry.trust.signer if kind is Kind.SOURCE_CHECK else approver
-    said = {"artifact": str(artifact), "from": "restricted", "to": "internal", "reason": "r"}
-    raw = bundle(registry, kind, artifact, signer, said if kind is Kind.DECLASSIFICATION else None)
+    raw = bundle(registry, kind, artifact, signer, by="person:x")
     other = {"push": "approve", "approve": "push"}[verb]
     with pytest.raises(Forbidden):
         attest(registry.api(registry.token("person:x", f"{other}:demo/*")), artifact, raw)
@@ -205,7 +252,7 @@ def test_the_right_to_send_is_no_right_to_sign(registry, artifact):
 
 
 def test_an_artifact_takes_only_so_many_statements(registry, artifact, monkeypatch):
-    monkeypatch.setattr(operations, "MAX_OF_ONE_ARTIFACT", 2)
+    monkeypatch.setattr(operations, "MAX_OF_ONE_ARTIFACT", 3)  # the registry's scan is one
     for at in range(2):
         attest(registry.api(), artifact, bundle(registry, Kind.SOURCE_CHECK, artifact, predicate={"round": at}))
     with pytest.raises(Conflict, match="takes no more"):
@@ -234,7 +281,7 @@ def push_with(registry, publishing, files, *kinds, repository="demo/with", signe
 def test_statements_come_with_the_bytes_and_stand_behind_the_publication(registry, publishing, approver):
     pushed = push_with(registry, publishing, {"a": b"with a scan"}, Kind.SCAN, signer=approver)
 
-    (row,) = registry.api().attestations("demo/with", pushed.manifest.digest).attestations
+    (row,) = sent_to(registry, pushed.manifest.digest, "demo/with")
     assert row.kind == "scan"
     assert row.event > pushed.published.event
 
@@ -262,7 +309,8 @@ def test_a_row_that_rests_on_another_event_is_found_by_log_verify(own_registry, 
     artifact = publishing.push({"a": b"to be found"}).manifest.digest
     attest(own_registry.api(), artifact, bundle(own_registry, Kind.SOURCE_CHECK, artifact))
     with own_registry.parts.database.writing() as session, session.begin():
-        session.exec(select(AttestationRow)).one().event_index = 0
+        query = select(AttestationRow).where(AttestationRow.kind == Kind.SOURCE_CHECK.value)
+        session.exec(query).one().event_index = 0
     with own_registry.parts.database.reading() as session:
         (finding,) = log_references.reference_findings(session)
     assert "the attestation" in finding[1]

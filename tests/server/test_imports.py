@@ -66,13 +66,16 @@ def test_an_import_is_recorded_with_the_publication_in_one_transaction(registry,
         lambda manifest, name: [statement(manifest, name, upstream_signature={"verdict": "valid"})]
     )
 
-    assert events(registry, repository) == ["artifact.published", "artifact.imported", "artifact.attested", "tag.moved"]
+    assert events(registry, repository) == [
+        "artifact.published", "artifact.imported", "artifact.attested", "tag.moved", "artifact.scanned",
+    ]  # fmt: skip
     (event,) = [e for e in registry.whole_log() if e.repository == repository and e.type == "artifact.imported"]
     assert event.principal == "person:tester"
     assert event.artifact == pushed.published.artifact
     assert event.detail["source"] == "hf://acme-ai/tiny"
     assert event.detail["upstream_signature"] == "valid"
-    (row,) = registry.api().attestations(repository, Digest.parse(pushed.published.artifact)).attestations
+    artifact = Digest.parse(pushed.published.artifact)
+    (row,) = registry.api().attestations(repository, artifact, kind="provenance").attestations
     assert event.detail["statement"] == row.statement
 
 
@@ -165,4 +168,6 @@ def test_other_provenance_is_no_import(registry, publish):
 
     repository, _ = publish(derived)
 
-    assert events(registry, repository) == ["artifact.published", "artifact.attested", "tag.moved"]
+    assert events(registry, repository) == [
+        "artifact.published", "artifact.attested", "tag.moved", "artifact.scanned",
+    ]  # fmt: skip

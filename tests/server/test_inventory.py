@@ -5,11 +5,36 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from modelreg import wire, wire_recalls
+from modelreg import attestations, provenance, push, signing, wire, wire_promotions, wire_recalls
+from modelreg.attestations import Kind
 from modelreg.classification import Classification
 from modelreg.digests import Digest
+from modelreg.provenance import Derivation, Input
+from modelreg.references import parse_reference
 from modelreg_server import inventory
-from support.registry import running_registry
+from support.registry import QUIET, running_registry
+
+_OFF = ", ".join(
+    f'{rule} = "t"'
+    for rule in ("source", "format", "scan", "lineage", "licence", "classification", "datasets", "approvals")
+)
+PROMOTION_POLICY = f"""
+schema = "modelreg/promotion-policy/v1"
+version = 1
+
+[[environments.production]]
+repositories = ["*/*"]
+off = {{{_OFF}}}
+
+[[environments.staging]]
+repositories = ["*/*"]
+off = {{{_OFF}}}
+
+[[environments.guarded]]
+repositories = ["*/*"]
+off = {{{_OFF.replace(', approvals = "t"', "")}}}
+approvals = {{count = 1, by = ["person:*"], max_age_days = 90}}
+"""
 
 
 @pytest.fixture
@@ -26,7 +51,10 @@ def clock():
 @pytest.fixture
 def served(either_database, tmp_path, publishing_to, clock):
     """A registry on each database, with repositories of mine and of theirs."""
-    with running_registry(tmp_path / "registry", clock=clock, **either_database) as registry:
+    promotions = tmp_path / "promotion.toml"
+    promotions.write_text(PROMOTION_POLICY)
+    settings = {"promotion_policy": promotions, **either_database}
+    with running_registry(tmp_path / "registry", clock=clock, **settings) as registry:
         policy = registry.trust.policy_path
         policy.write_text(policy.read_text().replace('"demo/*"', '"*/*"'))
         publishing = publishing_to(registry)
@@ -138,29 +166,74 @@ def test_loads_are_counted_by_what_is_known_of_them(served, clock):
     assert counts() == (0, 1, 1)
 
 
-def test_owner_class_and_environment_choose_rows(served, monkeypatch):
-    registry, pushed = served
+def test_the_owner_chooses_rows(served):
+    registry, _ = served
     api = registry.api()
     assert {name for name, _ in rows_of(api, owner="person:of-thei")} == {"theirs/one", "theirs/two"}
     assert rows_of(api, owner="person:stranger") == []
-    assert rows_of(api, classification="restricted") == rows_of(api, environment="production") == []
 
-    # What other parts of the registry know comes through these two functions.
-    restricted, held = pushed["mine/one"], ("mine/two", pushed["mine/two"])
-    monkeypatch.setattr(
-        inventory,
-        "classes_of",
-        lambda _session, artifacts: {a: Classification.RESTRICTED for a in artifacts if a == restricted},
-    )
-    monkeypatch.setattr(
-        inventory,
-        "environments_of",
-        lambda _session, asked, _now: {h: ["staging", "production"] for h in asked if h == held},
-    )
-    assert rows_of(api, classification="restricted") == [("mine/one", restricted)]
-    assert rows_of(api, environment="production") == [held]
-    (row,) = list(api.inventory(environment="staging"))
-    assert row.environments == ["production", "staging"]
+
+def test_the_class_that_counts_chooses_rows_also_an_inherited_one(served, publishing_to):
+    registry, pushed = served
+    api, publishing = registry.api(), publishing_to(registry)
+    assert rows_of(api, classification="restricted") == []
+
+    def push_made(repository, made):
+        def attest(manifest):
+            at = datetime.now(UTC)
+            predicate = provenance.predicate_of(made, version="0", started_at=at, finished_at=at)
+            payload = attestations.build(Kind.PROVENANCE, repository, manifest.digest, predicate)
+            return [signing.sign(payload, registry.trust.signer)]
+
+        return push.push(
+            api, publishing.make({"a": uuid.uuid4().bytes}), parse_reference(repository), registry.trust.signer, tags=(),
+            connections_at_once=2, meter=QUIET, attest=attest,
+        ).manifest.digest  # fmt: skip
+
+    secret = push_made("mine/secret", Derivation("original", (), (), classification=Classification.RESTRICTED))
+    plain = push_made("mine/plain", Derivation("original", (), (), classification=Classification.PUBLIC))
+    child = push_made("mine/child", Derivation("finetune", (Input(secret, "mine/secret"),), ()))
+
+    restricted = list(api.inventory(classification="restricted"))
+    assert [(row.repository, row.artifact) for row in restricted] == [
+        ("mine/secret", str(secret)),
+        ("mine/child", str(child)),
+    ]
+    assert {row.classification for row in restricted} == {"restricted"}
+    assert rows_of(api, classification="public") == [("mine/plain", str(plain))]
+    assert rows_of(api, classification="confidential") == []
+    told = {row.artifact: row.classification for row in api.inventory()}
+    assert {told[artifact] for artifact in pushed.values()} == {None}
+
+
+def test_the_environments_that_it_was_promoted_to_choose_rows_until_it_is_withdrawn(served, publishing_to):
+    registry, pushed = served
+    api, held = registry.api(), Digest.parse(pushed["mine/two"])
+    publishing_to(registry).push({"a": b"mine/two"}, "theirs/copy")
+    assert rows_of(api, environment="production") == []
+
+    def promote(repository, artifact, environment):
+        request = wire_promotions.PromotionRequest(environment=environment)
+        return api.promote(repository, artifact, request).info.state == "live"
+
+    assert promote("mine/two", held, "production")
+    assert promote("mine/two", held, "staging")
+    assert promote("mine/two", held, "staging")  # decided again: still one environment
+    assert promote("mine/three", Digest.parse(pushed["mine/three"]), "staging")
+    # Refused, which is a decision that is kept too.
+    assert not promote("mine/one", Digest.parse(pushed["mine/one"]), "guarded")
+
+    # The copy in another repository was promoted nowhere.
+    (row,) = list(api.inventory(environment="production"))
+    assert (row.repository, row.artifact, row.environments) == ("mine/two", str(held), ["production", "staging"])
+    assert [name for name, _ in rows_of(api, environment="staging")] == ["mine/two", "mine/three"]
+    assert rows_of(api, environment="guarded") == []
+    told = {row.repository: row.environments for row in api.inventory()}
+    assert told["theirs/copy"] == told["mine/one"] == []
+
+    api.demote("mine/two", held, wire_promotions.DemotionRequest(environment="production", reason="over"))
+    assert rows_of(api, environment="production") == []
+    assert [name for name, _ in rows_of(api, environment="staging")] == ["mine/two", "mine/three"]
 
 
 @pytest.mark.parametrize("query", ["class=secret", "environment=UPPER", "after=-1", "limit=0", "limit=1001", "owner="])

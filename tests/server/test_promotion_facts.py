@@ -18,7 +18,7 @@ from modelreg_server.custody import Actor
 from modelreg_server.identity import Principal
 from modelreg_server.promotion_gathering import gather
 from modelreg_server.promotion_statements import believing
-from support.promotions import blocking, promoting_registry
+from support.promotions import POLICY, blocking, promoting_registry
 
 PUBLIC, INTERNAL, CONFIDENTIAL, RESTRICTED = Classification
 
@@ -34,9 +34,10 @@ def shared(request, tmp_path_factory):
 
 @pytest.fixture
 def world(shared):
-    text = shared.registry.trust.policy_path.read_text()
+    trusted, policy = shared.registry.trust.policy_path.read_text(), shared.policy_path.read_text()
     yield shared
-    shared.registry.trust.policy_path.write_text(text)
+    shared.registry.trust.policy_path.write_text(trusted)
+    shared.policy_path.write_text(policy)
     shared.clock.ahead = timedelta()
 
 
@@ -328,16 +329,58 @@ def test_the_newest_check_that_reached_the_source_says_whether_it_drifted(world)
 # Scans.
 
 
+BAD_SCANS = {
+    "future": {"ahead": timedelta(minutes=10)},
+    "malformed": {"findings": [{"rule": "x", "path": "y", "severity": "dreadful", "what": "z"}]},
+    "unsaid": {"complete": None},
+}
+
+
+def scanned(world, artifact, ahead=timedelta(), **changes):
+    """A scan by a tool of somebody's own, signed by al."""
+    predicate = {
+        "tool": "picklescan", "tool_version": "1", "rules_version": "2026-11-24",
+        "scanned_at": (world.clock() + ahead).isoformat(), "complete": True, "formats": {}, "findings": [], **changes,
+    }  # fmt: skip
+    return state(world, Kind.SCAN, artifact, predicate)
+
+
 def test_an_incomplete_malformed_or_future_scan_is_never_taken_for_a_clean_one(world):
+    """Of a tool that the policy names beside the registry's own, whose scan is there since the push."""
+    path = world.registry.trust.policy_path
+    path.write_text(path.read_text().replace('attests = ["approval"', 'attests = ["scan", "approval"', 1))
+    world.policy_path.write_text(
+        POLICY.replace("scan = {", 'scan = {tools = ["modelreg-gate", "picklescan"], ').replace(
+            "version = 1", "version = 2", 1
+        )
+    )
+    _, chat = world.approved()
+    own = facts_of(world, chat).scans
+    assert [one.tool for one in own] == ["modelreg-gate"]
+    for changes in BAD_SCANS.values():
+        scanned(world, chat, **changes)
+        assert facts_of(world, chat).scans == own
+        assert blocking(world.promote(chat)) == {"scan"}
+    scanned(world, chat, complete=False)
+    assert blocking(world.promote(chat)) == {"scan"}
+    scanned(world, chat)
+    assert world.promote(chat).decision.allowed
+
+
+def test_the_registrys_newer_scan_counts_if_it_can_be_read(world):
+    """Its scan at the push does not know these bytes; no bad scan after it makes it a clean one."""
     base = world.push()
     chat = world.push(base)
     for name in ("bo", "cy"):
         world.approve(chat, name)
+    own = facts_of(world, chat).scans
+    assert blocking(world.promote(chat)) == {"scan"}
     world.scan(chat, at=world.clock() + timedelta(minutes=10))
-    assert facts_of(world, chat).scans == ()
     world.scan(chat, {"rule": "x", "path": "y", "severity": "dreadful", "what": "z"})
-    assert facts_of(world, chat).scans == ()
+    assert facts_of(world, chat).scans == own
+    assert blocking(world.promote(chat)) == {"scan"}
     world.scan(chat, complete=False)
+    assert facts_of(world, chat).scans != own
     assert blocking(world.promote(chat)) == {"scan"}
     world.scan(chat)
     assert world.promote(chat).decision.allowed
