@@ -239,7 +239,7 @@ def test_a_publication_whose_commit_fails_does_not_exist_and_can_be_finished(
     own_registry, publishing_to, failing_commits
 ):
     publishing, api = publishing_to(own_registry), own_registry.api()
-    failing_commits(own_registry.parts.database, ("artifact.published", "tag.moved"))
+    failing_commits(own_registry.parts.database, ("artifact.published", "tag.moved", "artifact.scanned"))
     with pytest.raises(RecordUnavailable):
         publishing.push({"a": b"not yet"}, tags=("v1",), api=api)
     failing_commits.stop()
