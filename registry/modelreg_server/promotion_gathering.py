@@ -5,13 +5,14 @@ verified under the trust policy of now (`promotion_statements`), so that a signe
 Rows say when the registry heard of something, and from whom.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import func
 from sqlmodel import Session, col, select
 
-from modelreg import approvals, attestations, bundles, manifests, verification
+from modelreg import approvals, attestations, bundles, manifests, scans, verification
 from modelreg.attestations import Kind, VerifiedAttestation
 from modelreg.digests import Digest
 from modelreg.errors import ModelregError, NotFound, PolicyRefused, SignatureInvalid
@@ -206,58 +207,65 @@ def _licence(session: Session, lineage: Lineage) -> LicenceFact | None:
 
 
 def _scans(statements: Statements, repository: str, artifact: str) -> tuple[ScanFact, ...]:
-    """The newest of each tool and signer, as the registry heard of them; newest first."""
+    """The newest of each tool and signer, as the registry heard of them; newest first.
+
+    One that cannot be read, or is from the future, may object to anything: what its signer said before it does not count.
+    """
     found: dict[tuple[str, str, str], ScanFact] = {}
+    unclear: set[tuple[str, str]] = set()
     latest = statements.held_against.now + MAX_CLOCK_SKEW
     for row in statements.newest_of(Kind.SCAN, artifact, repository):
         try:
             verified = statements.verify(row)
-            fact = _scan(verified)
         except ModelregError:
+            continue  # nobody's word, as of now
+        signer = (verified.signer.authority, verified.signer.identity)
+        if signer in unclear:
             continue
-        key = (verified.signer.authority, verified.signer.identity, fact.tool)
-        if key not in found and fact.scanned_at <= latest:
+        try:
+            fact = _scan(verified)
+        except SignatureInvalid:
+            unclear.add(signer)
+            continue
+        if fact.scanned_at > latest:
+            unclear.add(signer)
+        elif (*signer, fact.tool) not in found:
             statements.use(verified)
-            found[key] = fact
+            found[*signer, fact.tool] = fact
     return tuple(sorted(found.values(), key=lambda fact: (fact.scanned_at, fact.statement), reverse=True))
 
 
 def _scan(verified: VerifiedAttestation) -> ScanFact:
-    """Read a scan's predicate.
+    """What a scan states, cut to what a person reads.
 
     Raises:
         SignatureInvalid: it is none.
     """
-    predicate = verified.attestation.predicate
-    listed, complete = predicate.get("findings"), predicate.get("complete")
-    if not isinstance(listed, list) or not isinstance(complete, bool):
-        raise SignatureInvalid("the scan has no findings, or does not say whether it is complete")
-    try:
-        findings = [
-            FindingFact(**{name: _needed(one.get(name)) for name in FindingFact.model_fields}) for one in listed
-        ]
-    except (AttributeError, ValueError):
-        raise SignatureInvalid("a finding of the scan is malformed") from None
+    said = scans.read(verified.attestation.predicate)
+    findings = [
+        FindingFact(
+            rule=one.rule[:_MAX_TEXT], path=one.path[:_MAX_TEXT], severity=one.severity, what=one.what[:_MAX_TEXT]
+        )
+        for one in said.findings
+    ]
     findings.sort(key=lambda one: (one.severity, one.rule, one.path, one.what))  # "block" comes before "warn"
     return ScanFact(
-        tool=_needed(predicate.get("tool")),
-        tool_version=_needed(predicate.get("tool_version")),
-        rules_version=_needed(predicate.get("rules_version")),
-        scanned_at=approvals.read_time(predicate.get("scanned_at"), "the scan's scanned_at"),
-        complete=complete,
+        tool=said.tool[:_MAX_TEXT],
+        tool_version=said.tool_version[:_MAX_TEXT],
+        rules_version=said.rules_version[:_MAX_TEXT],
+        scanned_at=said.scanned_at,
+        complete=said.complete,
         findings=tuple(findings[:MAX_FINDINGS]),
         statement=str(verified.attestation.digest),
         identity=verified.signer.identity,
-        formats=_formats(predicate.get("formats")),
+        formats=_formats(said.formats),
     )
 
 
-def _formats(untrusted: Any) -> tuple[FormatFact, ...] | None:
-    if not isinstance(untrusted, dict) or not all(isinstance(one, str) for one in untrusted.values()):
-        return None
+def _formats(formats: Mapping[str, str]) -> tuple[FormatFact, ...] | None:
     by_format: dict[str, list[str]] = {}
-    for path in sorted(untrusted):
-        by_format.setdefault(untrusted[path], []).append(path)
+    for path in sorted(formats):
+        by_format.setdefault(formats[path], []).append(path)
     if len(by_format) > MAX_FORMATS:
         return None
     return tuple(FormatFact(format=name, files=len(paths), path=paths[0]) for name, paths in sorted(by_format.items()))
@@ -328,17 +336,6 @@ def _waiver(statements: Statements, row: AttestationRow, environment: str) -> Wa
         why=why,
         waived_at=row.added_at,
     )
-
-
-def _needed(untrusted: Any) -> str:
-    """A text of a statement, cut to what a person reads.
-
-    Raises:
-        SignatureInvalid: it is none.
-    """
-    if (found := _text(untrusted)) is None:
-        raise SignatureInvalid("a member of the scan is no text")
-    return found
 
 
 def _text(untrusted: Any) -> str | None:

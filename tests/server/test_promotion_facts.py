@@ -375,12 +375,24 @@ def test_the_registrys_newer_scan_counts_if_it_can_be_read(world):
         world.approve(chat, name)
     own = facts_of(world, chat).scans
     assert blocking(world.promote(chat)) == {"scan"}
-    world.scan(chat, at=world.clock() + timedelta(minutes=10))
-    world.scan(chat, {"rule": "x", "path": "y", "severity": "dreadful", "what": "z"})
-    assert facts_of(world, chat).scans == own
-    assert blocking(world.promote(chat)) == {"scan"}
+    assert own
     world.scan(chat, complete=False)
     assert facts_of(world, chat).scans != own
+    assert blocking(world.promote(chat)) == {"scan"}
+    world.scan(chat)
+    assert world.promote(chat).decision.allowed
+
+
+@pytest.mark.parametrize("unclear", ["severity", "future"])
+def test_what_a_scanner_said_before_a_scan_that_cannot_be_read_does_not_count(world, unclear):
+    """It may object to anything; a clean one after it counts again."""
+    _, chat = world.approved()
+    assert world.promote(chat).decision.allowed
+    if unclear == "future":
+        world.scan(chat, at=world.clock() + timedelta(minutes=10))
+    else:
+        world.scan(chat, {"rule": "x", "path": "y", "severity": "dreadful", "what": "z"})
+    assert facts_of(world, chat).scans == ()
     assert blocking(world.promote(chat)) == {"scan"}
     world.scan(chat)
     assert world.promote(chat).decision.allowed
