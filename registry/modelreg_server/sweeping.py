@@ -5,9 +5,9 @@ from datetime import datetime, timedelta
 from sqlmodel import col, delete, select
 
 from modelreg_server.database import Database
-from modelreg_server.publication import upload_of
 from modelreg_server.storage import BlobStore
 from modelreg_server.tables import Attempt, Blob, BlobUpload, Token, UsedToken
+from modelreg_server.uploading import upload_of
 
 _ENDED_SESSIONS_KEPT = timedelta(days=30)  # for whoever reads the record and asks what a session could do
 

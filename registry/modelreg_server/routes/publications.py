@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from modelreg import wire
 from modelreg.errors import Invalid
-from modelreg_server import publication
+from modelreg_server import publication, uploading
 from modelreg_server.callers import Caller
 from modelreg_server.dependencies import PartsDep, ReadSession, RepositoryDep, Requires
 from modelreg_server.guarding import GuardedRoute
@@ -79,14 +79,14 @@ def begin(
 @router.post(_PUBLICATION + "/uploads", summary="Open uploads, or see where they stand")
 def uploads(publication_id: IdPath, request: wire.BlobNames, caller: Publisher, parts: PartsDep) -> wire.Uploads:
     """Part size and written parts of each named blob."""
-    found = publication.uploads(parts.database, parts.store, caller, publication_id, request.blobs)
+    found = uploading.uploads(parts.database, parts.store, caller, publication_id, request.blobs)
     return wire.Uploads(
         uploads=[
             wire.BlobToUpload(
                 blake3=row.blake3,
                 size=row.size_bytes,
                 part_bytes=row.part_bytes,
-                part_count=publication.upload_of(row).part_count,
+                part_count=uploading.upload_of(row).part_count,
                 written_parts=sorted(written),
             )
             for row, written in found
@@ -100,9 +100,9 @@ def part_requests(
 ) -> wire.DirectRequests:
     """A presigned PUT for each part, or this API's own path where bytes pass through the server."""
     answers = []
-    rows = publication.open_uploads(session, caller, publication_id, sorted({part.blake3 for part in request.parts}))
+    rows = uploading.open_uploads(session, caller, publication_id, sorted({part.blake3 for part in request.parts}))
     for part in request.parts:
-        upload = publication.taking_parts(rows[part.blake3])
+        upload = uploading.taking_parts(rows[part.blake3])
         if part.number > upload.part_count:
             raise Invalid(f"blob {part.blake3} has {upload.part_count} parts", field="number", value=part.number)
         if parts.presigner is None:
@@ -152,7 +152,7 @@ def write_part(
 ) -> Response:
     """The raw bytes of one part; exactly as long as the part is."""
     with parts.database.reading() as session:
-        upload = publication.taking_parts(publication.open_upload(session, caller, publication_id, blake3))
+        upload = uploading.taking_parts(uploading.open_upload(session, caller, publication_id, blake3))
     if number > upload.part_count:
         raise Invalid(f"blob {blake3} has {upload.part_count} parts", field="number", value=number)
     request.scope["modelreg_body_limit"] = upload.part_size_bytes(number)
@@ -174,7 +174,7 @@ def _pulled(body: AsyncIterator[bytes]) -> Iterator[bytes]:
 @router.post(_PUBLICATION + "/blobs/{blake3}/measurement", summary="Have an uploaded blob measured")
 def measure(publication_id: IdPath, blake3: BlobPath, caller: Publisher, parts: PartsDep) -> wire.Measurement:
     """Waits a few seconds; `measuring` means ask again. Wrong bytes are discarded and reported as a mismatch."""
-    done, measured = publication.measure(parts.database, parts.store, parts.measuring, caller, publication_id, blake3)
+    done, measured = uploading.measure(parts.database, parts.store, parts.measuring, caller, publication_id, blake3)
     return wire.Measurement(state="measured" if done else "measuring", measured_bytes=measured)
 
 
