@@ -7,14 +7,14 @@ measured again when it is published. A file that is not what its source declares
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
 
 from blake3 import blake3
 
-from modelreg import connections
+from modelreg import connections, pieces
 from modelreg.cache import explained
 from modelreg.connections import Transient
 from modelreg.errors import DigestMismatch, ModelregError, Unreachable
@@ -95,7 +95,7 @@ class _Run:
         missing = [at for at in range(chunk_count(file)) if at not in have]
         if not missing:
             return [landing.settle]
-        runs = _runs(missing, _CHUNKS_A_RANGE if file.ranged else len(missing))
+        runs = pieces.runs(missing, _CHUNKS_A_RANGE if file.ranged else len(missing))
         landing.open_runs = len(runs)
         return [partial(landing.fetch, run) for run in runs]
 
@@ -204,7 +204,7 @@ class _Landing:
                             raise Transient(f"{self.file.uri} sent more than was asked for")
                         hasher.update(piece)
                         with explained(path):
-                            _write_all(fd, piece, offset)
+                            pieces.write_at(fd, piece, offset)
                         offset += len(piece)
                         view = view[len(piece) :]
                         if offset == end:
@@ -295,21 +295,3 @@ class _Measure:
 def _size(file: RemoteFile, at: int) -> int:
     start, stop = chunk_range(file, at)
     return stop - start
-
-
-def _runs(chunks: Sequence[int], longest: int) -> list[range]:
-    """Neighbouring chunks together, at most `longest` of them."""
-    runs: list[range] = []
-    for at in chunks:
-        if runs and runs[-1].stop == at and len(runs[-1]) < longest:
-            runs[-1] = range(runs[-1].start, at + 1)
-        else:
-            runs.append(range(at, at + 1))
-    return runs
-
-
-def _write_all(fd: int, data: memoryview, offset: int) -> None:
-    while data:
-        written = os.pwrite(fd, data, offset)
-        data = data[written:]
-        offset += written

@@ -15,7 +15,7 @@ from pathlib import Path
 from blake3 import blake3
 from urllib3.exceptions import HTTPError
 
-from modelreg import connections, trees, wire
+from modelreg import connections, pieces, trees, wire
 from modelreg.api import Api
 from modelreg.cache import Cache, explained
 from modelreg.connections import Transient
@@ -87,7 +87,7 @@ def _fetch_file(
         count = len(entry.chunk_digests())
         missing = list(range(count)) if fresh else wrong_chunks(fd, entry, chunk_bytes)
         progress(entry.size - sum(_chunk_size(entry, chunk_bytes, at) for at in missing))
-        runs = _runs(missing)
+        runs = pieces.runs(missing, _CHUNKS_A_RANGE)
         fetch = _Fetch(api, urls, entry, chunk_bytes, fd, path, progress, total)
         if len(runs) == 1:
             fetch.run(runs[0])
@@ -186,7 +186,7 @@ class _Fetch:
                 piece = view[:left]
                 hasher.update(piece)
                 with explained(self.path):
-                    _write_all(self.fd, piece, offset)
+                    pieces.write_at(self.fd, piece, offset)
                 offset += len(piece)
                 left -= len(piece)
                 view = view[len(piece) :]
@@ -356,24 +356,6 @@ def _part_size(plan: wire.BlobToUpload, number: int) -> int:
 
 def _fits(plan: wire.BlobToUpload, entry: FileEntry) -> bool:
     return plan.size == entry.size and plan.part_count == max(1, -(-entry.size // plan.part_bytes))
-
-
-def _runs(chunks: Sequence[int]) -> list[range]:
-    """Neighbouring chunks together, at most `_CHUNKS_A_RANGE` of them."""
-    runs: list[range] = []
-    for at in chunks:
-        if runs and runs[-1].stop == at and len(runs[-1]) < _CHUNKS_A_RANGE:
-            runs[-1] = range(runs[-1].start, at + 1)
-        else:
-            runs.append(range(at, at + 1))
-    return runs
-
-
-def _write_all(fd: int, data: memoryview, offset: int) -> None:
-    while data:
-        written = os.pwrite(fd, data, offset)
-        data = data[written:]
-        offset += written
 
 
 def _all_or_first_error(jobs: Sequence[Future[None]]) -> None:
