@@ -31,6 +31,13 @@ def _trust(commands: "Commands", common: argparse.ArgumentParser) -> None:
         "--identity", action="append", required=True, metavar="GLOB", help="who may sign: email:… or uri:…"
     )
     init.add_argument(
+        "--approver",
+        action="append",
+        default=[],
+        metavar="GLOB",
+        help="who may approve promotions, waive and declassify; without one nobody may",
+    )
+    init.add_argument(
         "--log",
         action="append",
         default=[],

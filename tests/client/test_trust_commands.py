@@ -434,3 +434,17 @@ def test_init_pins_the_custody_log_that_is_named(tmp_path):
         refused = cli(*made[:2], tmp_path / "other", *made[3:], *wrong, env=env)
         assert refused.returncode in {1, 2}
         assert not (tmp_path / "other").exists(), refused.stderr
+
+
+def test_init_lets_only_the_named_approvers_approve(tmp_path):
+    env = {**os.environ, "HOME": str(tmp_path)}
+    made = ("--repository", "a/*", "--identity", "email:*@b")
+    assert cli("trust", "init", tmp_path / "pki", *made, "--approver", "email:bo@b", env=env).returncode == 0
+    policy = trust.parse((tmp_path / "pki" / "trust.toml").read_bytes())
+    for kind in ("approval", "waiver", "declassification"):
+        assert policy.allowed_to_attest(kind, "a/x") == (trust.Allowed("pki", ("email:bo@b",)),)
+        assert policy.allowed_to_attest(kind, "c/x") == ()
+    assert policy.allowed_for("a/x") == (trust.Allowed("pki", ("email:*@b",)),)
+
+    assert cli("trust", "init", tmp_path / "none", *made, env=env).returncode == 0
+    assert trust.parse((tmp_path / "none" / "trust.toml").read_bytes()).allowed_to_attest("approval", "a/x") == ()

@@ -359,13 +359,16 @@ def test_picklescan_blocks_nothing_that_the_gate_lets_pass():
 
     from picklescan.scanner import SafetyLevel, scan_bytes
 
+    dangerous = 0
     for case in CORPUS:
         for path, data in case.files.items():
             if len(data) > 1 << 20:
                 continue
             try:
                 result = scan_bytes(io.BytesIO(data), path, strict=True)
-            except Exception:  # seen: ValueError for STACK_GLOBAL on an empty stack
+            except Exception:  # theirs, of any kind (seen: ValueError for STACK_GLOBAL on an empty stack): no answer
                 continue
             if any(one.safety == SafetyLevel.Dangerous for one in result.globals):
+                dangerous += 1
                 assert scanned(case.files).blocking, case.name
+    assert dangerous >= 100, "picklescan found so few that this compared nothing"

@@ -33,7 +33,13 @@ def run_init(options: argparse.Namespace) -> int:
     root = pki.make_root(options.name, at)
     intermediate = pki.make_intermediate(options.name, root, at)
     policy = _policy_text(
-        root.certificate, options.repository, options.identity, at, distributed=options.distributed, log=options.log
+        root.certificate,
+        options.repository,
+        options.identity,
+        at,
+        approvers=options.approver,
+        distributed=options.distributed,
+        log=options.log,
     )
     trust.parse(policy.encode())  # what is written can be read
     make_folder(folder)
@@ -212,9 +218,16 @@ def _policy_text(
     identities: list[str],
     at: datetime,
     *,
+    approvers: Sequence[str] = (),
     distributed: bool = False,
     log: Sequence[str] = (),
 ) -> str:
+    approving = f"""
+[[rules]]
+repositories = {_texts(repositories)}
+attests = ["approval", "waiver", "declassification"]
+allow = [{{authority = "pki", identities = {_texts(approvers)}}}]
+"""
     top = f'revocations = "{trust.DISTRIBUTED}"\n' if distributed else ""
     table = f"""
 [revocations]
@@ -243,4 +256,4 @@ roots = [\'\'\'
 [[rules]]
 repositories = {_texts(repositories)}
 allow = [{{authority = "pki", identities = {_texts(identities)}}}]
-{"" if distributed else table}{_log_table(log)}"""
+{approving if approvers else ""}{"" if distributed else table}{_log_table(log)}"""
